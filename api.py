@@ -1,0 +1,918 @@
+"""What the server answers: every route, who may use it, and what it does.
+
+`ROUTES` is the one table of methods, paths and roles. A body is checked whole (exact field names, types, ranges) before
+anything happens; what is stored is in `db.py`, what followers are told in `hub.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+import json
+import logging
+import re
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final, Protocol
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from auth import PASSWORD, Busy, Passwords, Throttle, Token, Tokens
+from db import Clock, LastAdmin, NameTaken, Outcome, Post, Role, Store, Unavailable, User, UserConfig
+from hub import TRY_LATER, VERSION, Connection, Hub, change_message, view_of
+from safety import Copying, Mode
+from signals import (
+    FIRST_SERVER_TICKET,
+    LOTS,
+    LOTS_LEFT,
+    MODIFIABLE,
+    PRICE,
+    SYMBOL,
+    TICKET,
+    TIME_MS,
+    TRADE_OPTIONAL,
+    USERNAME,
+    Action,
+    BadField,
+    BadJson,
+    Check,
+    Kind,
+    Trade,
+    boolean,
+    decode,
+    encode,
+    number,
+    one_of,
+    or_null,
+    read_fields,
+    text,
+    trade_for_client,
+    trade_from_sender,
+    whole,
+)
+from webserver import ADOPT
+
+log = logging.getLogger(__name__)
+
+BODY_LIMIT: Final = 64 << 10
+BOOK_LIMIT: Final = 1 << 20
+LOGIN_LIMIT: Final = 4 << 10
+EXECUTIONS_AT_ONCE: Final = 500
+PAGE: Final = 1000  # the longest list that one answer gives
+WEBSOCKET_GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
+
+ANYONE: Final = None
+EVERY_ROLE: Final = frozenset(Role)
+ADMIN: Final = frozenset({Role.ADMIN})
+PUBLISHERS: Final = frozenset({Role.MASTER, Role.ADMIN})
+CLIENT: Final = frozenset({Role.CLIENT})
+
+
+class Registration(StrEnum):
+    """Who may make an account for himself."""
+
+    OPEN = "open"  # anyone, at once
+    APPROVAL = "approval"  # anyone, usable when an admin has made it active
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    secret: bytes  # signs the tokens
+    registration: Registration = Registration.OPEN
+    token_seconds: float = 3600.0
+
+
+class Adopter(Protocol):
+    """Who takes over sockets that have become WebSockets (`wire.SocketThreads`)."""
+
+    def adopt(self, sock: socket.socket, peer: str, early: bytes, listener: Hub) -> Connection: ...
+
+
+class Refused(Exception):
+    """The answer is an error."""
+
+    def __init__(self, status: int, code: str, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+
+
+Reply = tuple[int, dict[str, Any]]
+
+
+# --- what bodies may say ---------------------------------------------------------------------------------------------
+
+
+def measured(low: Decimal | int, high: Decimal | int) -> Check:
+    """A number in [low, high] that somebody measured or computed: digits beyond the tenth decimal are dropped."""
+
+    def check(value: Any) -> Decimal:
+        if type(value) not in (int, Decimal) or not (exact := Decimal(value)).is_finite() or not low <= exact <= high:
+            raise ValueError(f"must be a number from {low} to {high}")
+        return round(exact, 10)
+
+    return check
+
+
+def list_of_objects(most: int) -> Check:
+    def check(value: Any) -> list[dict[str, Any]]:
+        if type(value) is not list or not all(type(item) is dict for item in value) or len(value) > most:
+            raise ValueError(f"must be a list of at most {most} objects")
+        return value
+
+    return check
+
+
+def an_object(value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise ValueError("must be an object")
+    return value
+
+
+def flat_object(value: Any) -> dict[str, Any]:
+    """An object of numbers and short texts."""
+    fits = type(value) is dict and len(value) <= 32
+    for key, item in value.items() if fits else ():
+        is_text = type(item) is str and len(item) <= 200 and not _SURROGATES.search(item)
+        is_number = type(item) in (int, Decimal) and abs(item) < 10**18
+        fits = fits and len(key) <= 64 and not _SURROGATES.search(key) and (is_text or is_number)
+    if not fits:
+        raise ValueError("must be an object of at most 32 numbers and texts")
+    return dict(value)
+
+
+def names(value: Any) -> tuple[str, ...]:
+    if type(value) is not list or len(value) > 100:
+        raise ValueError("must be a list of at most 100 user names")
+    return tuple(dict.fromkeys(USERNAME(item) for item in value))
+
+
+def margin_mode(value: Any) -> str:
+    """MetaTrader's number or its name; the name is kept."""
+    modes = ("netting", "exchange", "hedging")
+    if type(value) is int and 0 <= value < len(modes):
+        return modes[value]
+    if type(value) is str and value in modes:
+        return value
+    raise ValueError("must be one of netting, exchange, hedging (or 0, 1, 2)")
+
+
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+
+MONEY: Final = measured(-(10**15), 10**15)
+ANY_TEXT: Final = text(r"[^\x00\ud800-\udfff]{0,500}", "at most 500 characters")
+LOGIN_TEXT: Final = text(r"[^\x00\ud800-\udfff]{1,128}", "1 to 128 characters")
+SESSION: Final = text(r"[A-Za-z0-9_-]{1,64}", "a session as the server gave it")
+IDEMPOTENCY_KEY: Final = text(r"[\x21-\x7e]{1,255}", "1 to 255 printable characters without spaces")
+REV: Final = whole(0, 2**53)
+LOGIN_NUMBER: Final = whole(0, 2**63 - 1)
+
+ACCOUNT: Final[dict[str, Check]] = {
+    "login": LOGIN_NUMBER,
+    "balance": MONEY,
+    "equity": MONEY,
+    "currency": text(r"[\x20-\x7e]{1,16}", "1 to 16 characters"),
+    "leverage": whole(0, 10**6),
+    "margin_mode": margin_mode,
+}
+
+TRADE_COPY: Final[dict[str, Check]] = {
+    "mode": one_of(Mode),
+    "fixed_lot": LOTS,
+    "multiplier": number(0, 1000, above=True),
+    "max_slippage_points": whole(0, 1_000_000),
+    "max_spread_points": whole(0, 1_000_000),
+    "max_exposure_trades": whole(0, 100_000),
+    "max_exposure_lots": LOTS_LEFT,
+    "max_drawdown_percent": number(0, 100),
+    "max_signal_age_s": whole(0, 86_400),
+}
+
+
+class Event(StrEnum):
+    """What a copier reports."""
+
+    OPENED = "opened"
+    ADOPTED = "adopted"
+    REFUSED = "refused"
+    MODIFIED = "modified"
+    REDUCED = "reduced"
+    CLOSED = "closed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    CLOSED_BY_CLIENT = "closed_by_client"
+    UNKNOWN = "unknown"
+
+
+EXECUTION_REQUIRED: Final[dict[str, Check]] = {
+    "id": text(r"[A-Za-z0-9._:-]{1,64}", "1 to 64 letters, digits or . _ : -"),
+    "event": one_of(Event),
+    "master": USERNAME,
+    "kind": one_of(Kind),
+    "ticket": TICKET,
+    "at": TIME_MS,
+}
+EXECUTION_OPTIONAL: Final[dict[str, Check]] = {
+    "symbol": SYMBOL,
+    "action": one_of(Action),
+    "volume": measured(0, 1_000_000),
+    "price": measured(0, 10**12),
+    "client_ticket": whole(0, 2**63 - 1),
+    "reason": text(r"[^\x00\ud800-\udfff]{0,64}", "at most 64 characters"),
+    "detail": ANY_TEXT,
+    "numbers": flat_object,
+    "detected_at": TIME_MS,
+    "server_time": TIME_MS,
+    "received_at": TIME_MS,
+    "sent_at": TIME_MS,
+    "filled_at": TIME_MS,
+    "login": LOGIN_NUMBER,
+}
+
+
+def within(place: str, body: Mapping[str, Any], required: Mapping[str, Check], optional: Mapping[str, Check]) -> Any:
+    """The checked fields of an object inside the body; an error names the place."""
+    try:
+        return read_fields(body, required, optional)
+    except BadField as error:
+        raise BadField(f"{place}.{error.field}", error.problem) from error
+
+
+def config_from(body: Mapping[str, Any], stored: UserConfig) -> UserConfig:
+    """The settings that `body` makes of the stored ones: what it does not name stays. Raises `BadField`."""
+    found = read_fields(body, {}, {"trade_copy": an_object, "copying": one_of(Copying), "follow": or_null(names)})
+    trade_copy = stored.trade_copy
+    if "trade_copy" in found:
+        if "magic_number_copier" in found["trade_copy"]:
+            raise BadField(
+                "trade_copy.magic_number_copier",
+                "belongs into the copier's own file, it names the orders of that account",
+            )
+        trade_copy = within("trade_copy", found["trade_copy"], {}, TRADE_COPY)
+        mode = trade_copy.get("mode")
+        needed = {Mode.FIX: "fixed_lot", Mode.MULTIPLIER: "multiplier"}
+        if mode is None and ("fixed_lot" in trade_copy or "multiplier" in trade_copy):
+            raise BadField("trade_copy.mode", "missing, needed with fixed_lot or multiplier")
+        if mode is not None and needed[mode] not in trade_copy:
+            raise BadField(f"trade_copy.{needed[mode]}", f"missing, mode {mode} needs it")
+    return UserConfig(trade_copy, found.get("copying", stored.copying), found.get("follow", stored.follow))
+
+
+# --- the handlers ----------------------------------------------------------------------------------------------------
+
+
+class Api:
+    """The routes' handlers: each is given the caller and what the request says, and gives status and answer."""
+
+    def __init__(
+        self, store: Store, hub: Hub, settings: Settings, clock: Clock, sockets: Adopter | None = None
+    ) -> None:
+        self._store = store
+        self._hub = hub
+        self._settings = settings
+        self._sockets = sockets
+        self._passwords = Passwords()
+        self._tokens = Tokens(settings.secret, store, settings.token_seconds)
+        self._throttle = Throttle(clock)
+        self.answered: Counter[int] = Counter()  # requests by status
+
+    # --- who is calling ----------------------------------------------------------------------------------------------
+
+    def user_of(self, token: str) -> tuple[User, Token] | None:
+        """The user that a token speaks for now, None when it is not good (any more)."""
+        found = self._tokens.read(token)
+        user = self._store.user(found.user_id) if found else None
+        if found is None or user is None or not user.active or user.token_version != found.version:
+            return None
+        if user.expires_at is not None and user.expires_at <= self._store.now_ms():
+            return None
+        return user, found
+
+    def caller(self, token: str | None, roles: frozenset[Role]) -> tuple[User, Token]:
+        found = self.user_of(token) if token else None
+        if found is None:
+            raise Refused(401, "unauthorized", "a valid token is needed: log in with POST /token")
+        if found[0].role not in roles:
+            raise Refused(403, "forbidden", f"not for the role {found[0].role}")
+        return found
+
+    def log_in(self, _caller: User | None, body: dict[str, Any]) -> Reply:
+        found = read_fields(body, {"username": LOGIN_TEXT, "password": LOGIN_TEXT})
+        username, address = found["username"], request.remote_addr or ""
+        wait = self._throttle.wait_s(username, address)
+        if wait > 0:
+            raise Refused(429, "too_many_attempts", "too many wrong passwords: wait", retry_after=wait)
+        self._throttle.failed(username, address)  # before the slow part, so that attempts side by side all count
+        user = self._store.user_named(username)
+        if not self._passwords.fits(user, found["password"]) or user is None:
+            log.warning("log-in of %r from %s refused", username, address)
+            raise Refused(401, "wrong_credentials", "wrong user name or password")
+        self._throttle.succeeded(username, address)
+        if not user.active:
+            raise Refused(403, "inactive", "this account is not active: an administrator has to activate it")
+        if user.expires_at is not None and user.expires_at <= self._store.now_ms():
+            raise Refused(403, "expired", "this account has expired")
+        g.caller = user
+        return 200, {
+            "access_token": self._tokens.issue(user),
+            "token_type": "bearer",
+            "expires_in": int(self._tokens.seconds),
+            "role": user.role,
+        }
+
+    # --- users -------------------------------------------------------------------------------------------------------
+
+    def register(self, _caller: User | None, body: dict[str, Any]) -> Reply:
+        if self._settings.registration is Registration.CLOSED:
+            raise Refused(403, "registration_closed", "accounts are made by the administrator")
+        found = read_fields(body, {"username": USERNAME, "password": PASSWORD})
+        active = self._settings.registration is Registration.OPEN
+        user = self._add_user(found["username"], found["password"], Role.CLIENT, active)
+        waiting = {} if active else {"active": False}
+        return 201, {"id": user.id, "username": user.username, "role": user.role, **waiting}
+
+    def add_user(self, _caller: User, body: dict[str, Any]) -> Reply:
+        found = read_fields(body, {"username": USERNAME, "password": PASSWORD, "role": one_of(Role)})
+        user = self._add_user(found["username"], found["password"], found["role"], True)
+        self._hub.user_changed(user.id)
+        return 201, {"id": user.id, "username": user.username, "role": user.role}
+
+    def _add_user(self, username: str, password: str, role: Role, active: bool) -> User:
+        try:
+            if self._store.user_named(username):  # before the slow hash
+                raise NameTaken(username)
+            return self._store.add_user(username, self._passwords.hashed(password), role, active)
+        except NameTaken as error:
+            raise Refused(409, "name_taken", f"there is a user {username} already") from error
+
+    def users(self, _caller: User) -> Reply:
+        after, limit = page()
+        connected = self._hub.connected_users()
+        return 200, {
+            "users": [_public(user, connected) for user in self._store.users(after, limit)],
+        }
+
+    def change_user(self, _caller: User, body: dict[str, Any], username: str) -> Reply:
+        found = read_fields(
+            body,
+            {},
+            {"active": boolean, "role": one_of(Role), "password": PASSWORD, "expires_at": or_null(TIME_MS)},
+        )
+        if self._store.user_named(username) is None:
+            raise Refused(404, "unknown_user", "there is no such user")
+        if "password" in found:
+            found["password"] = self._passwords.hashed(found["password"])
+        if "expires_at" in found and found["expires_at"] is None:
+            found["never_expires"] = True
+        try:
+            user = self._store.change_user(username, **found)
+        except LastAdmin as error:
+            raise Refused(409, "last_admin", "somebody must remain who can administer the server") from error
+        if user is None:
+            raise Refused(404, "unknown_user", "there is no such user")
+        self._hub.user_changed(user.id)
+        return 200, _public(user, self._hub.connected_users())
+
+    def config(self, caller: User) -> Reply:
+        return 200, self._store.config_of(self._subject(caller).id).as_message()
+
+    def set_config(self, caller: User, body: dict[str, Any]) -> Reply:
+        user = self._subject(caller)
+        config = config_from(body, self._store.config_of(user.id))
+        if config.follow is not None:
+            config = replace(config, follow=self._masters_named(config.follow))
+        self._store.set_config(user, config)
+        self._hub.config_changed(user.id)
+        return 200, self._store.config_of(user.id).as_message()
+
+    def _subject(self, caller: User) -> User:
+        """Whose settings: the caller's own, or for an admin those of ?username=."""
+        wanted = query({"username": USERNAME}).get("username")
+        if wanted is None or wanted == caller.username:
+            return caller
+        if caller.role is not Role.ADMIN:
+            raise Refused(403, "forbidden", "only an admin may see or change the settings of others")
+        return self._existing(wanted)
+
+    def _existing(self, username: str) -> User:
+        user = self._store.user_named(username)
+        if user is None:
+            raise Refused(404, "unknown_user", "there is no such user")
+        return user
+
+    def _masters_named(self, wanted: Iterable[str]) -> tuple[str, ...]:
+        found = []
+        for name in wanted:
+            user = self._store.user_named(name)
+            if user is None or user.role not in PUBLISHERS:
+                raise BadField("follow", f"there is no master {name}")
+            found.append(user.username)  # as it was registered
+        return tuple(dict.fromkeys(found))
+
+    # --- trades ------------------------------------------------------------------------------------------------------
+
+    def broadcast(self, caller: User, body: dict[str, Any]) -> Reply:
+        post = self._post(body)
+        trade, age_ms = trade_from_sender(body)
+        if post.session is not None:
+            check_terminal_ticket(trade)
+        return self._publish(
+            caller, lambda audience: self._store.open_trade(caller, trade, age_ms, replace(post, audience=audience))
+        )
+
+    def modify(self, caller: User, body: dict[str, Any]) -> Reply:
+        post = self._post(body)
+        modifiable = {name: TRADE_OPTIONAL.get(name, PRICE) for name in MODIFIABLE}
+        found = read_fields(body, {"ticket": TICKET}, {"kind": one_of(Kind), **modifiable})
+        ticket, kind = found.pop("ticket"), found.pop("kind", None)
+        return self._publish(
+            caller,
+            lambda audience: self._store.modify_trade(caller, ticket, kind, found, replace(post, audience=audience)),
+        )
+
+    def close(self, caller: User, body: dict[str, Any]) -> Reply:
+        post = self._post(body)
+        found = read_fields(
+            body,
+            {"ticket": TICKET},
+            {
+                "kind": one_of(Kind),
+                "remaining": LOTS_LEFT,
+                "volume": LOTS,
+                "price": PRICE,
+                "profit": MONEY,
+            },
+        )
+        if "volume" in found:
+            if "remaining" in found:
+                raise BadField("volume", "cannot be given together with remaining")
+            if post.key is None or post.session is not None:
+                raise BadField(
+                    "volume", "needs an Idempotency-Key, because repeating it would close more; or say remaining"
+                )
+        return self._publish(
+            caller,
+            lambda audience: self._store.close_trade(
+                caller,
+                found["ticket"],
+                found.get("kind"),
+                replace(post, audience=audience),
+                remaining=found.get("remaining"),
+                volume=found.get("volume"),
+                close_price=found.get("price"),
+                profit=found.get("profit"),
+            ),
+        )
+
+    def report_book(self, caller: User, body: dict[str, Any]) -> Reply:
+        found = read_fields(
+            body,
+            {
+                "session": or_null(SESSION),
+                "rev": REV,
+                "trades": list_of_objects(BOOK_LIMIT),
+                "account": an_object,
+            },
+            {"detected_at": or_null(TIME_MS)},
+        )
+        account = within("account", found["account"], ACCOUNT, {})
+        trades = [reported_trade(index, item) for index, item in enumerate(found["trades"])]
+        keys = Counter(trade.key for trade, _ in trades)
+        if len(keys) < len(trades):
+            raise BadField("trades", f"ticket {keys.most_common(1)[0][0][1]} is given twice")
+        reply = self._publish(
+            caller,
+            lambda _audience: self._store.report_book(
+                caller, found["session"], found["rev"], trades, account, found.get("detected_at")
+            ),
+            report=True,
+        )
+        g.quiet = reply[0] == 200 and not reply[1]["changes"] and found["session"] is not None
+        return reply
+
+    def book(self, caller: User) -> Reply:
+        """What the server knows of a master's book, for a sender that starts."""
+        wanted = query({"master": USERNAME}).get("master")
+        master = caller
+        if wanted is not None and wanted != caller.username:
+            if caller.role is not Role.ADMIN:
+                raise Refused(403, "forbidden", "only an admin may read the book of others")
+            master = self._existing(wanted)
+        sender = self._store.sender_of(master.id)
+        trades = self._store.book(frozenset({master.username}))
+        return 200, {
+            "session": sender and sender.session,
+            "rev": sender and sender.rev,
+            "seq": self._store.last_seq(),
+            "reported_at": sender and sender.reported_at,
+            "trades": [trade_for_client(trade, trade.volume) for trade in trades],
+        }
+
+    def _post(self, body: dict[str, Any]) -> Post:
+        """Take out of the body of a post about a trade what is not about the trade."""
+        key = request.headers.get("Idempotency-Key")
+        fingerprint = hashlib.sha256(json.dumps([request.path, body], sort_keys=True, default=str).encode()).hexdigest()
+        checks = {"session": SESSION, "rev": REV, "detected_at": or_null(TIME_MS)}
+        found = read_fields({name: body.pop(name) for name in checks if name in body}, {}, checks)
+        if ("session" in found) != ("rev" in found):
+            raise BadField("rev" if "session" in found else "session", "missing: session and rev go together")
+        if key is not None:
+            try:
+                IDEMPOTENCY_KEY(key)
+            except ValueError as error:
+                raise BadField("Idempotency-Key", str(error)) from error
+        return Post(found.get("session"), found.get("rev", 0), key, fingerprint, found.get("detected_at"))
+
+    def _publish(self, master: User, operation: Callable[[int], Outcome], *, report: bool = False) -> Reply:
+        outcome = self._hub.publish(master, operation, report=report)
+        return outcome.status, outcome.answer
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def signals(self, caller: User) -> Reply:
+        after, limit = page()
+        view = view_of(caller, self._store)
+        entries = self._store.entries_after(after, limit, view.follow, inactive_too=caller.role in PUBLISHERS)
+        return 200, {"signals": [change_message(entry, view) for entry in entries], "last": self._store.last_seq()}
+
+    def add_executions(self, caller: User, body: dict[str, Any]) -> Reply:
+        found = read_fields(body, {"executions": list_of_objects(EXECUTIONS_AT_ONCE)})
+        reports = [
+            within(f"executions[{index}]", item, EXECUTION_REQUIRED, EXECUTION_OPTIONAL)
+            for index, item in enumerate(found["executions"])
+        ]
+        stored, duplicates = self._store.add_executions(caller, reports)
+        return 200, {"stored": stored, "duplicates": duplicates}
+
+    def executions(self, caller: User) -> Reply:
+        after, limit = page()
+        found = self._store.executions_after(after, limit, **_own(caller))
+        return 200, {"executions": found}
+
+    def overview(self, caller: User) -> Reply:
+        """Everything at a glance, as far as the caller may see it."""
+        view = view_of(caller, self._store)
+        trades = Counter((trade.master, trade.kind) for trade in self._store.book(view.follow))
+        masters = []
+        for master in self._store.masters():
+            if view.sees(master.name):
+                shown = master.as_message()
+                shown["positions"] = trades[(master.name, Kind.POSITION)]
+                shown["orders"] = trades[(master.name, Kind.ORDER)]
+                if caller.role is Role.ADMIN or caller.username == master.name:
+                    shown["account"] = master.account
+                masters.append(shown)
+        connected = self._hub.connected_users()
+        if caller.role is not Role.ADMIN:
+            followers = self._hub.followers_of(caller.username) if caller.role is Role.MASTER else {}
+            connected = {caller.username: connected.get(caller.username, 0), **followers}
+        return 200, {
+            "version": VERSION,
+            "epoch": self._store.epoch,
+            "server_time": self._store.now_ms(),
+            "seq": self._store.last_seq(),
+            "username": caller.username,
+            "role": caller.role,
+            "masters": masters,
+            "connected": connected,
+            "executions": self._store.executions_by_event(**_own(caller)),
+            "users": self._store.users_by_role() if caller.role is Role.ADMIN else None,
+        }
+
+    def health(self, _caller: User | None) -> Reply:
+        self._store.check()
+        return 200, {"status": "ok"}
+
+    def metrics(self, _caller: User | None) -> Response:
+        if not from_loopback():
+            self.caller(bearer_token(), ADMIN)
+        lines = [f'aibot_info{{version="{VERSION}"}} 1', f"aibot_last_seq {self._store.last_seq()}"]
+        lines += _series("aibot_connections", "role", self._hub.connected_by_role())
+        lines += _series("aibot_users", "role", self._store.users_by_role())
+        lines += _series("aibot_executions_total", "event", self._store.executions_by_event())
+        lines += _series("aibot_http_requests_total", "status", self.answered)
+        lines += _series("aibot_connections_ended_total", "code", self._hub.closed)
+        return Response("\n".join(lines) + "\n", mimetype="text/plain")
+
+    # --- the WebSocket -----------------------------------------------------------------------------------------------
+
+    def websocket(self, user: User, token: Token, protocol: str | None) -> Response:
+        """Agree to the upgrade; the socket is taken over when the answer has gone out."""
+        headers = request.headers
+        key = headers.get("Sec-WebSocket-Key", "")
+        if headers.get("Upgrade", "").lower() != "websocket" or "upgrade" not in headers.get("Connection", "").lower():
+            raise Refused(426, "upgrade_required", "this address speaks WebSocket")
+        if headers.get("Sec-WebSocket-Version") != "13" or not _is_websocket_key(key):
+            raise Refused(400, "bad_handshake", "not a WebSocket handshake of version 13")
+        origin = headers.get("Origin")
+        if origin is not None and origin.partition("://")[2].lower() != request.host.lower():
+            raise Refused(403, "foreign_origin", "pages of other sites may not connect")
+        if self._sockets is None:
+            raise Refused(501, "no_websocket", "this server was started without WebSocket")
+        sockets = self._sockets
+        peer = f"{request.remote_addr}:{request.environ.get('REMOTE_PORT', '')}"
+
+        def adopt(sock: socket.socket, early: bytes) -> None:
+            connection = sockets.adopt(sock, peer, early, self._hub)
+            try:
+                self._hub.join(connection, user, token.expires_at)
+            except Unavailable as error:
+                log.error("%s", error)
+                connection.close(TRY_LATER, "the database does not answer")
+
+        request.environ[ADOPT] = adopt
+        digest = hashlib.sha1((key + WEBSOCKET_GUID).encode(), usedforsecurity=False).digest()
+        answer = Response(status=101)
+        answer.headers.clear()
+        answer.headers["Upgrade"] = "websocket"
+        answer.headers["Connection"] = "Upgrade"
+        answer.headers["Sec-WebSocket-Accept"] = base64.b64encode(digest).decode()
+        if protocol:
+            answer.headers["Sec-WebSocket-Protocol"] = protocol
+        return answer
+
+
+def check_terminal_ticket(trade: Trade) -> None:
+    if not trade.ticket:
+        raise BadField("ticket", "missing, a trade of a terminal has one")
+    if trade.ticket >= FIRST_SERVER_TICKET:
+        raise BadField("ticket", f"those from {FIRST_SERVER_TICKET} on are given by the server")
+
+
+def reported_trade(index: int, item: Mapping[str, Any]) -> tuple[Trade, int | None]:
+    try:
+        trade, age_ms = trade_from_sender(item)
+        check_terminal_ticket(trade)
+    except BadField as error:
+        raise BadField(f"trades[{index}].{error.field}", error.problem) from error
+    return trade, age_ms
+
+
+def _public(user: User, connected: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "id": user.id,
+        "username": user.username,
+        "role": user.role,
+        "active": user.active,
+        "created_at": user.created_at,
+        "expires_at": user.expires_at,
+        "connected": connected.get(user.username, 0),
+    }
+
+
+def _own(caller: User) -> dict[str, str]:
+    """Which reports concern the caller."""
+    return {Role.ADMIN: {}, Role.MASTER: {"master": caller.username}, Role.CLIENT: {"client": caller.username}}[
+        caller.role
+    ]
+
+
+def _series(name: str, label: str, values: Mapping[Any, int]) -> list[str]:
+    return [f'{name}{{{label}="{key}"}} {value}' for key, value in sorted(values.items())]
+
+
+def _is_websocket_key(key: str) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except ValueError:
+        return False
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def bearer_token() -> str | None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def websocket_token() -> tuple[str | None, str | None]:
+    """The token of a WebSocket handshake, and the subprotocol to agree to.
+
+    A browser cannot set Authorization; it offers the subprotocols "bearer" and the token itself.
+    """
+    offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+    if "Authorization" not in request.headers and len(offered) == 2 and offered[0] == "bearer":
+        return offered[1], "bearer"
+    return bearer_token(), None
+
+
+def from_loopback() -> bool:
+    """Whether the caller is a program on this computer, and not somebody behind a proxy on it."""
+    if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
+        return False
+    try:
+        return ipaddress.ip_address(request.remote_addr or "").is_loopback
+    except ValueError:
+        return False
+
+
+def query(checks: Mapping[str, Check]) -> dict[str, Any]:
+    """The checked parameters of the URL. Raises `BadField`."""
+    given = request.args.to_dict(flat=False)
+    if any(len(values) > 1 for values in given.values()):
+        raise BadField(next(name for name, values in given.items() if len(values) > 1), "is given twice")
+    return read_fields({name: values[0] for name, values in given.items()}, {}, checks)
+
+
+def digits(check: Check) -> Check:
+    """For the URL, where every value is text."""
+
+    def checked(value: Any) -> Any:
+        return check(int(value) if re.fullmatch(r"[0-9]{1,18}", value) else None)
+
+    return checked
+
+
+def page() -> tuple[int, int]:
+    found = query({"after": digits(whole(0, 2**62)), "limit": digits(whole(1, PAGE))})
+    return found.get("after", 0), found.get("limit", 100)
+
+
+def json_body() -> dict[str, Any]:
+    return decode(request.get_data(cache=False))
+
+
+def login_body() -> dict[str, Any]:
+    """JSON, or a form as OAuth 2 clients send it, whose other fields are passed over."""
+    if request.mimetype != "application/x-www-form-urlencoded":
+        return json_body()
+    form = request.form.to_dict(flat=False)
+    for name in ("grant_type", "scope", "client_id", "client_secret"):
+        form.pop(name, None)
+    return {name: values[0] if len(values) == 1 else values for name, values in form.items()}
+
+
+def answer_of(reply: Reply) -> Response:
+    status, content = reply
+    return Response(encode(content), status, mimetype="application/json")
+
+
+def error_answer(status: int, code: str, message: str, **more: Any) -> Response:
+    return answer_of((status, {"error": {"code": code, "message": message, **more}}))
+
+
+# --- the table of routes ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    method: str
+    path: str
+    roles: frozenset[Role] | None  # None: no token is asked for
+    handler: Callable[..., Any]
+    limit: int = BODY_LIMIT  # bytes of the body
+    body: Callable[[], dict[str, Any]] | None = json_body  # None: takes none
+
+
+ROUTES: Final = (
+    Route("POST", "/token", ANYONE, Api.log_in, LOGIN_LIMIT, login_body),
+    Route("POST", "/users/public", ANYONE, Api.register, LOGIN_LIMIT),
+    Route("POST", "/users/", ADMIN, Api.add_user, LOGIN_LIMIT),
+    Route("GET", "/users/", ADMIN, Api.users, body=None),
+    Route("PATCH", "/users/<username>", ADMIN, Api.change_user, LOGIN_LIMIT),
+    Route("POST", "/users/config", EVERY_ROLE, Api.set_config),
+    Route("GET", "/users/config", EVERY_ROLE, Api.config, body=None),
+    Route("POST", "/signal/broadcast", PUBLISHERS, Api.broadcast),
+    Route("POST", "/signal/modify", PUBLISHERS, Api.modify),
+    Route("POST", "/signal/close", PUBLISHERS, Api.close),
+    Route("PUT", "/signal/book", PUBLISHERS, Api.report_book, BOOK_LIMIT),
+    Route("GET", "/signal/book", PUBLISHERS, Api.book, body=None),
+    Route("GET", "/signals", EVERY_ROLE, Api.signals, body=None),
+    Route("POST", "/executions", CLIENT, Api.add_executions, BOOK_LIMIT),
+    Route("GET", "/executions", EVERY_ROLE, Api.executions, body=None),
+    Route("GET", "/overview", EVERY_ROLE, Api.overview, body=None),
+    Route("GET", "/health", ANYONE, Api.health, body=None),
+    Route("GET", "/metrics", ANYONE, Api.metrics, body=None),
+    Route("GET", "/ws", EVERY_ROLE, Api.websocket, body=None),
+)
+QUIET_PATHS: Final = frozenset({"/health", "/metrics"})
+
+
+def create_app(store: Store, hub: Hub, settings: Settings, clock: Clock, sockets: Adopter | None = None) -> Flask:
+    """The WSGI application. Without `sockets` it has no WebSocket; connections can still join the hub directly."""
+    app = Flask(__name__, static_folder=None)
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    api = Api(store, hub, settings, clock, sockets)
+    app.extensions["api"] = api
+    for route in ROUTES:
+        app.add_url_rule(
+            route.path,
+            f"{route.method} {route.path}",
+            _view(api, route),
+            methods=[route.method],
+            provide_automatic_options=False,
+        )
+    refuse_unlisted(app)
+    _log_requests(app, api, clock)
+    _answer_errors(app)
+    return app
+
+
+def refuse_unlisted(app: Flask) -> None:
+    """A route that is not in the table has no roles: the program does not start with one."""
+    listed = {(route.method, route.path) for route in ROUTES}
+    for rule in app.url_map.iter_rules():
+        for method in (rule.methods or set()) - {"HEAD"}:
+            if (method, rule.rule) not in listed:
+                raise RuntimeError(f"{method} {rule.rule} is not in the table of routes")
+
+
+def _view(api: Api, route: Route) -> Callable[..., Response]:
+    def view(**parts: str) -> Response:
+        request.max_content_length = route.limit
+        protocol = None
+        arguments: list[Any] = [None]
+        if route.roles is not None:
+            token, protocol = websocket_token() if route.path == "/ws" else (bearer_token(), None)
+            user, claims = api.caller(token, route.roles)
+            g.caller = user
+            arguments = [user, claims, protocol] if route.path == "/ws" else [user]
+        if route.body is not None:
+            arguments.append(route.body())
+        reply = route.handler(api, *arguments, **parts)
+        return reply if isinstance(reply, Response) else answer_of(reply)
+
+    return view
+
+
+def _log_requests(app: Flask, api: Api, clock: Clock) -> None:
+    @app.before_request
+    def started() -> None:
+        g.started = clock.monotonic()
+
+    @app.after_request
+    def ended(response: Response) -> Response:
+        if response.status_code != 101:
+            response.headers["X-Content-Type-Options"] = "nosniff"
+            response.headers["Cache-Control"] = "no-store"
+        api.answered[response.status_code] += 1
+        quiet = g.get("quiet") or (request.path in QUIET_PATHS and response.status_code == 200)
+        caller = g.get("caller")
+        log.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "%s %s %d %s %s %.1f ms",
+            request.method,
+            request.path,
+            response.status_code,
+            caller.username if caller else "-",
+            request.remote_addr,
+            (clock.monotonic() - g.get("started", clock.monotonic())) * 1000,
+        )
+        return response
+
+
+def _answer_errors(app: Flask) -> None:
+    @app.errorhandler(Refused)
+    def refused(error: Refused) -> Response:
+        answer = error_answer(error.status, error.code, error.message)
+        if error.status == 401:
+            answer.headers["WWW-Authenticate"] = "Bearer"
+        if error.retry_after is not None:
+            answer.headers["Retry-After"] = str(max(1, -int(-error.retry_after // 1)))
+        return answer
+
+    @app.errorhandler(BadJson)
+    def bad_json(error: BadJson) -> Response:
+        return error_answer(400, "bad_json", str(error))
+
+    @app.errorhandler(BadField)
+    def bad_field(error: BadField) -> Response:
+        return error_answer(422, "bad_field", str(error), field=error.field)
+
+    @app.errorhandler(Unavailable)
+    def unavailable(error: Unavailable) -> Response:
+        log.error("%s", error)
+        answer = error_answer(503, "unavailable", "the database does not take it now, try again")
+        answer.headers["Retry-After"] = "1"
+        return answer
+
+    @app.errorhandler(Busy)
+    def busy(_error: Busy) -> Response:
+        return refused(Refused(429, "busy", "too many log-ins at once, try again", retry_after=2))
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        status = error.code or 500
+        code = (error.name or "error").lower().replace(" ", "_")
+        answer = error_answer(status, code, error.name or "error")
+        allowed = getattr(error, "valid_methods", None)
+        if allowed:
+            answer.headers["Allow"] = ", ".join(sorted(allowed))
+        return answer
+
+    @app.errorhandler(Exception)
+    def bug(error: Exception) -> Response:
+        log.error("%s %s failed", request.method, request.path, exc_info=error)
+        return error_answer(500, "internal", "the server failed; the operator finds the reason in its log")

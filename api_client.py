@@ -1,0 +1,120 @@
+"""The server as sender and copier see it: log-in, log-in again when the token has ended, errors sorted by what to do.
+
+A request whose answer was lost may have been carried out: every request of this program is harmless to repeat.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any, Final
+
+import requests
+
+from config import ApiSettings
+from signals import BadJson, decode, encode
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S: Final = (5.0, 10.0)  # to connect, to be answered
+
+
+class ApiDown(Exception):
+    """The server was not reached or could not answer now; try again later."""
+
+
+class ApiRefused(Exception):
+    """The server understood and said no. `status` is HTTP's, `code` the server's own word for it."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(f"{message} ({status} {code})")
+        self.status = status
+        self.code = code
+
+
+class Api:
+    """One user's access to the server. Usable from several threads."""
+
+    def __init__(self, settings: ApiSettings, session: Any = None) -> None:
+        """`session` is a `requests.Session` or what behaves like one."""
+        self._settings = settings
+        self._session = session if session is not None else requests.Session()
+        self._session.verify = settings.ca_file or True
+        self._token = ""
+        self._lock = threading.Lock()
+
+    def token(self) -> str:
+        """The token in use, after a log-in when there is none. Raises `ApiDown`, `ApiRefused`."""
+        with self._lock:
+            if not self._token:
+                self._token = self._log_in()
+            return self._token
+
+    def forget_token(self, token: str) -> None:
+        """Log in again before the next request, because `token` was refused."""
+        with self._lock:
+            if self._token == token:
+                self._token = ""
+
+    def _log_in(self) -> str:
+        s = self._settings
+        answer = self._request("POST", "/token", {"username": s.username, "password": s.password}, {})
+        log.info("logged in to %s as %s (%s)", s.url, s.username, answer.get("role"))
+        return str(answer["access_token"])
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The answer of the server as a JSON object. Raises `ApiDown`, `ApiRefused`."""
+        token = self.token()
+        try:
+            return self._request(method, path, body, {"Authorization": f"Bearer {token}"})
+        except ApiRefused as refused:
+            if refused.status != 401:
+                raise
+        self.forget_token(token)
+        return self._request(method, path, body, {"Authorization": f"Bearer {self.token()}"})
+
+    def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> dict[str, Any]:
+        url = self._settings.url.rstrip("/") + path
+        content = None if body is None else encode(body).encode()
+        try:
+            response = self._session.request(
+                method,
+                url,
+                data=content,
+                headers={**headers, "Content-Type": "application/json"},
+                timeout=TIMEOUT_S,
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            raise ApiDown(f"{method} {url}: {_plainly(error)}") from error
+        try:
+            answer = decode(response.content)
+        except BadJson as error:
+            raise ApiDown(
+                f"{method} {url}: answered {response.status_code}, not as this server does: {error}"
+            ) from error
+        if response.status_code < 300:
+            return answer
+        problem = answer.get("error")
+        code, message = "", ""
+        if isinstance(problem, dict):
+            code, message = str(problem.get("code", "")), str(problem.get("message", ""))
+        if response.status_code >= 500 or response.status_code == 429:
+            raise ApiDown(f"{method} {url}: {response.status_code} {code} {message}".rstrip())
+        raise ApiRefused(response.status_code, code, message or f"{method} {url} was refused")
+
+
+def _plainly(error: requests.RequestException) -> str:
+    """What a person can read of a network error, without the inner names of the library."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"the server's certificate is not accepted: {error}"
+    if isinstance(error, requests.ConnectTimeout):
+        return "no connection within the time allowed"
+    if isinstance(error, requests.Timeout):
+        return "no answer within the time allowed"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection (is the server running, and is api.url right?)"
+    return str(error)

@@ -1,0 +1,919 @@
+"""Reads and checks the settings that people edit by hand: config_sender.json and config_client.json.
+
+The files are JSON with what people put into them: // and /* */ comments, a comma after the last entry, the marks
+that Notepad writes at the beginning. Every mistake of a file is found in one reading and told with its line, in
+words for somebody who trades and does not program; nothing starts on a wrong file. A password is never shown,
+neither in a message about a mistake nor in the repr of the settings.
+
+Numbers stay what was written: whole numbers are int, others Decimal; 0.29 lots are 29 hundredths.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import ipaddress
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum, StrEnum
+from pathlib import Path
+from typing import Final, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+from safety import Copying, Limits, Mode, Sizing
+
+# --- the settings ----------------------------------------------------------------------------------------
+
+
+class Module(StrEnum):
+    """What the terminal is reached through."""
+
+    METATRADER5 = "MetaTrader5"  # a real terminal, on Windows
+    MT5_SIM = "mt5_sim"  # a simulated one: `path` is the address it listens on
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """How to reach the server, and as whom."""
+
+    url: str  # http(s)://host[:port], no path, no slash at the end
+    username: str  # the user's name on the server
+    password: str = field(repr=False)
+    ws_url: str  # ws(s)://host[:port]; the copier adds /ws
+    ca_file: str | None = None  # certificate(s) to trust in place of the system's, absolute path
+    allow_plain_http: bool = False  # true: passwords and orders may travel readable through a network
+
+
+@dataclass(frozen=True, slots=True)
+class Mt5Settings:
+    """Which terminal and which account."""
+
+    login: int  # account number; no other account is read or traded
+    password: str = field(repr=False)
+    server: str  # the broker's server, as the terminal shows it
+    path: str | None = None  # terminal64.exe, or host:port of a simulated terminal; None: the terminal found
+    portable: bool = False  # terminal started with /portable
+    module: Module = Module.METATRADER5
+    timeout_ms: int = 60_000  # milliseconds the terminal may take to start and log in
+
+
+@dataclass(frozen=True, slots=True)
+class SenderConfig:
+    """config_sender.json"""
+
+    api: ApiSettings
+    mt5: Mt5Settings
+    poll_ms: int  # milliseconds between two looks at the account: the larger part of the latency
+    folder: Path  # where the file lies; sender.db and sender.log go here
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """config_client.json"""
+
+    api: ApiSettings
+    mt5: Mt5Settings
+    sizing: Sizing  # lots of a copy
+    limits: Limits  # what keeps a trade from being opened
+    copying: Copying  # what the copier may do at all
+    magic: int  # marks the copier's own trades; never 0, which marks trades made by hand
+    folder: Path  # where the file lies; client.db and client.log go here
+
+
+# Every key there is. A value is shown in a message only under one of these, and never a password's.
+SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "api": ("url", "ws_url", "username", "password", "ca_file", "allow_plain_http"),
+    "mt5": ("login", "password", "server", "path", "portable", "module", "timeout_ms"),
+    "trade_copy": (
+        "mode",
+        "fixed_lot",
+        "multiplier",
+        "magic_number_copier",
+        "max_slippage_points",
+        "max_spread_points",
+        "max_exposure_trades",
+        "max_exposure_lots",
+        "copying",
+    ),
+    "safety": ("max_drawdown_percent", "max_signal_age_s"),
+}
+SENDER_KEYS: Final = ("api", "mt5", "poll_ms")
+CLIENT_KEYS: Final = ("api", "mt5", "trade_copy", "safety")
+SHOWN_KEYS: Final = frozenset({"poll_ms"}.union(*SECTIONS.values()) - {"password"})
+
+HIGHEST_INT64: Final = 2**63 - 1  # logins and magic numbers are 64 bits wide in MetaTrader
+HIGHEST_LOTS: Final = Decimal(10_000)
+HIGHEST_MULTIPLIER: Final = Decimal(1_000)
+HIGHEST_POINTS: Final = 1_000_000
+LARGEST_FILE: Final = 1 << 20  # bytes; a settings file has two thousand
+DEEPEST: Final = 20  # sections within sections; the files have two
+
+
+# --- mistakes --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing that is wrong in the file."""
+
+    problem: str  # what was found; never a password
+    hint: str = ""  # what is allowed, or how to put it right
+    key: str = ""  # dotted, as trade_copy.fixed_lot; "" when it is about no key
+    line: int | None = None  # counted from 1; None when it is about no line
+    column: int | None = None  # counted from 1
+
+    def __str__(self) -> str:
+        where = [] if self.line is None else [f"line {self.line}"]
+        where += [] if self.column is None else [f"column {self.column}"]
+        where += [self.key] if self.key else []
+        said = f"{', '.join(where)}: {self.problem}" if where else self.problem
+        return f"{said}. {self.hint}" if self.hint else said
+
+
+class ConfigError(Exception):
+    """A settings file that nothing may be started with. Its str() is for the person who wrote the file."""
+
+    def __init__(self, path: Path, mistakes: list[Mistake]) -> None:
+        super().__init__(path, mistakes)
+        self.path = path
+        self.mistakes = mistakes
+
+    def __str__(self) -> str:
+        count = "one mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
+        lines = [f"Nothing was started: {count} in {self.path.absolute()}"]
+        for mistake in self.mistakes:
+            lines.append(f"  {self.path.name}{': ' if mistake.line is None else ', '}{mistake}")
+        return "\n".join(lines)
+
+
+# --- reading the two files -------------------------------------------------------------------------------
+
+
+def load_sender(path: Path, environ: Mapping[str, str] = os.environ) -> SenderConfig:
+    """The settings of the sender. Raises `ConfigError` with every mistake of the file."""
+    table, mistakes = read(path)
+    top = Section("", table, SENDER_KEYS, mistakes)
+    folder = path.resolve().parent
+    config = SenderConfig(
+        api=api_settings(top.section("api"), environ, folder),
+        mt5=mt5_settings(top.section("mt5"), environ),
+        poll_ms=top.whole("poll_ms", 10, 5000, "milliseconds", default=50),
+        folder=folder,
+    )
+    finish(path, top)
+    return config
+
+
+def load_client(path: Path, environ: Mapping[str, str] = os.environ) -> ClientConfig:
+    """The settings of the copier. Raises `ConfigError` with every mistake of the file."""
+    table, mistakes = read(path)
+    top = Section("", table, CLIENT_KEYS, mistakes)
+    folder = path.resolve().parent
+    api = api_settings(top.section("api"), environ, folder)
+    mt5 = mt5_settings(top.section("mt5"), environ)
+    trade_copy = top.section("trade_copy")
+    rules = top.section("safety", required=False)
+    config = ClientConfig(
+        api=api,
+        mt5=mt5,
+        sizing=sizing(trade_copy),
+        limits=limits(trade_copy, rules),
+        copying=trade_copy.choice("copying", Copying, default=Copying.ON),
+        magic=trade_copy.whole(
+            "magic_number_copier", 1, HIGHEST_INT64, "0 would mark trades made by hand as the copier's"
+        ),
+        folder=folder,
+    )
+    comparable = all(trade_copy.is_good(key) for key in ("mode", "fixed_lot", "max_exposure_lots"))
+    if comparable and config.sizing.mode is Mode.FIX and config.sizing.fixed_lot > config.limits.max_exposure_lots:
+        trade_copy.wrong(
+            "fixed_lot",
+            f"{config.sizing.fixed_lot} lots are more than max_exposure_lots, {config.limits.max_exposure_lots}",
+            "Nothing could ever be opened: make fixed_lot smaller or max_exposure_lots larger",
+        )
+    finish(path, top)
+    return config
+
+
+def finish(path: Path, top: Section) -> None:
+    """Raise all that was found, in the order of the file."""
+    top.finish()
+    if top.mistakes:
+        raise ConfigError(path, sorted(top.mistakes, key=lambda mistake: (mistake.line or 0, mistake.column or 0)))
+
+
+def api_settings(section: Section, environ: Mapping[str, str], folder: Path) -> ApiSettings:
+    plain = section.flag("allow_plain_http", default=False)
+    url = section.address("url", {"http": False, "https": True}, plain)
+    ws_url = section.address("ws_url", {"ws": False, "wss": True}, plain, default=re.sub("^http", "ws", url))
+    ca_file = section.optional_text("ca_file", "the name of a certificate file (.crt or .pem)")
+    if ca_file is not None:
+        ca_file = str(folder / ca_file)
+        if not Path(ca_file).is_file():
+            section.wrong(
+                "ca_file", f"there is no file {ca_file}", "A name without folder is looked for beside this file"
+            )
+    return ApiSettings(
+        url=url,
+        username=section.text(
+            "username",
+            "3 to 64 letters (without accents), digits or _ . -",
+            pattern=r"[A-Za-z0-9_.-]{3,64}",
+        ),
+        password=section.password("AIBOT_API_PASSWORD", environ),
+        ws_url=ws_url,
+        ca_file=ca_file,
+        allow_plain_http=plain,
+    )
+
+
+def mt5_settings(section: Section, environ: Mapping[str, str]) -> Mt5Settings:
+    module = section.choice("module", Module, default=Module.METATRADER5)
+    path = section.optional_text("path", "the path of terminal64.exe, with \\\\ or / between the folders")
+    is_address = path is not None and re.fullmatch(r"[^\s:/\\]+:[0-9]{1,5}", path) is not None
+    if module is Module.MT5_SIM and section.is_good("path") and not is_address:
+        section.wrong(
+            "path",
+            "it is missing" if path is None else f"found {section.found('path')}",
+            'With "module": "mt5_sim" it must be the address of the simulated terminal, like "127.0.0.1:18801"',
+        )
+    return Mt5Settings(
+        login=section.whole("login", 1, HIGHEST_INT64, "the account number"),
+        password=section.password("AIBOT_MT5_PASSWORD", environ),
+        server=section.text("server", "the broker's server as the terminal's log-in window shows it"),
+        path=path,
+        portable=section.flag("portable", default=False),
+        module=module,
+        timeout_ms=section.whole("timeout_ms", 1000, 600_000, "milliseconds", default=60_000),
+    )
+
+
+def sizing(trade_copy: Section) -> Sizing:
+    """Only the number that the mode uses is required; the other one, if it is there, must still be right."""
+    mode = trade_copy.choice("mode", Mode)
+    known = trade_copy.is_good("mode")
+    fixed_lot = trade_copy.amount(
+        "fixed_lot", HIGHEST_LOTS, "lots", default=None if known and mode is Mode.FIX else Decimal(0)
+    )
+    multiplier = trade_copy.amount(
+        "multiplier",
+        HIGHEST_MULTIPLIER,
+        "1 is as many lots as the master",
+        default=None if known and mode is Mode.MULTIPLIER else Decimal(1),
+    )
+    return Sizing(mode, fixed_lot, multiplier)
+
+
+def limits(trade_copy: Section, rules: Section) -> Limits:
+    """The limits in trade_copy must be written down by the person whose money it is; the rules have defaults."""
+    return Limits(
+        max_slippage_points=trade_copy.whole("max_slippage_points", 0, HIGHEST_POINTS, "points"),
+        max_spread_points=trade_copy.whole("max_spread_points", 0, HIGHEST_POINTS, "points"),
+        max_exposure_trades=trade_copy.whole("max_exposure_trades", 1, 100_000, "copies at once"),
+        max_exposure_lots=trade_copy.amount("max_exposure_lots", HIGHEST_LOTS, "lots"),
+        max_drawdown_percent=rules.amount("max_drawdown_percent", Decimal(100), "percent", default=Decimal(10)),
+        max_signal_age_s=rules.whole("max_signal_age_s", 1, 3600, "seconds", default=60),
+    )
+
+
+# --- checking a section ----------------------------------------------------------------------------------
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+ANY_TEXT: Final = r"(?s).+"
+
+
+class Section:
+    """One { } of the file while it is checked: hands out values and notes every mistake.
+
+    In place of a value that is missing or wrong something is handed out that lets the checking go on. It is never
+    used: every such value has its mistake noted, and then `finish` lets no settings out.
+    """
+
+    def __init__(self, name: str, table: Table | None, keys: tuple[str, ...], mistakes: list[Mistake]) -> None:
+        """`table` None: the section is not there, which is either allowed or has been noted already."""
+        self.name = name
+        self.table = table
+        self.keys = keys
+        self.mistakes = mistakes
+        self.bad: set[str] = set()  # keys whose value must not be believed
+        self.missing: dict[str, str] = {}  # required keys that are not there → what is allowed
+        self.sections: list[Section] = []
+
+    # The values, one method for each kind. Without a default the key is required.
+
+    def section(self, key: str, required: bool = True) -> Section:
+        allowed = f'a section, "{key}": {{ ... }}'
+        node = self.present(key, allowed, required)
+        table = node.value if node is not None and isinstance(node.value, Table) else None
+        if node is not None and table is None:
+            self.wrong(key, "this is not a section", f"It must be {allowed}")
+        inner = Section(key, table, SECTIONS[key], self.mistakes)
+        self.sections.append(inner)
+        return inner
+
+    def whole(self, key: str, low: int, high: int, what: str, default: int | None = None) -> int:
+        """A whole number from `low` to `high`."""
+        allowed = f"a whole number from {low} to {high} ({what})"
+        node = self.present(key, allowed, required=default is None)
+        if node is None:
+            return low if default is None else default
+        value = node.value
+        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+            return value
+        self.refuse(key, allowed, "Write it without a decimal point" if isinstance(value, Decimal) else unquoted(value))
+        return low
+
+    def amount(self, key: str, most: Decimal, what: str, default: Decimal | None = None) -> Decimal:
+        """A number above 0, exactly as written."""
+        allowed = f"a number above 0 and at most {most} ({what})"
+        node = self.present(key, allowed, required=default is None)
+        if node is None:
+            return most if default is None else default
+        value = node.value
+        if isinstance(value, int | Decimal) and not isinstance(value, bool) and 0 < value <= most:
+            return Decimal(value)
+        self.refuse(key, allowed, unquoted(value))
+        return most
+
+    def flag(self, key: str, default: bool) -> bool:
+        allowed = "true or false, without quotation marks"
+        node = self.present(key, allowed, required=False)
+        if node is None:
+            return default
+        if isinstance(node.value, bool):
+            return node.value
+        self.refuse(key, allowed)
+        return default
+
+    def choice(self, key: str, choices: type[Choice], default: Choice | None = None) -> Choice:
+        words = [choice.value for choice in choices]
+        allowed = " or ".join(f'"{word}"' for word in words)
+        node = self.present(key, allowed, required=default is None)
+        if node is not None and isinstance(node.value, str) and node.value in words:
+            return choices(node.value)
+        if node is not None:
+            guess = closest(node.value, words) if isinstance(node.value, str) else None
+            self.refuse(key, allowed, f'Did you mean "{guess}"?' if guess else "")
+        return default or next(iter(choices))
+
+    def text(self, key: str, allowed: str, pattern: str = ANY_TEXT) -> str:
+        node = self.present(key, allowed, required=True)
+        return "" if node is None else self.checked_text(key, node, allowed, pattern)
+
+    def optional_text(self, key: str, allowed: str) -> str | None:
+        """None when the key is not there or null."""
+        node = self.present(key, allowed, required=False)
+        return None if node is None or node.value is None else self.checked_text(key, node, allowed)
+
+    def password(self, variable: str, environ: Mapping[str, str]) -> str:
+        """From the environment if it is set there, else from the file."""
+        allowed = f"a text in quotation marks that is not empty; or leave the key out and set {variable}"
+        node = self.present("password", allowed, required=variable not in environ)
+        from_file = "" if node is None else self.checked_text("password", node, allowed)
+        if variable not in environ:
+            return from_file
+        if not environ[variable]:
+            self.mistakes.append(
+                Mistake(f"the environment variable {variable} is empty", "Give it the password, or remove it")
+            )
+        return environ[variable]
+
+    def address(self, key: str, schemes: Mapping[str, bool], allow_plain: bool, default: str | None = None) -> str:
+        """scheme://host[:port]. `schemes`: which are encrypted; one that is not stays on this computer."""
+        plain, encrypted = (f"{scheme}://" for scheme in schemes)
+        allowed = f'an address like "{plain}127.0.0.1:8000" or "{encrypted}copier.example.com"'
+        node = self.present(key, allowed, required=default is None)
+        if node is None or (node.value is None and default is not None):
+            return default or ""
+        text = self.checked_text(key, node, allowed).strip()
+        if not text:
+            return ""
+        parts = address_parts(text)
+        may_follow = ("", "/", "/ws") if "ws" in schemes else ("", "/")
+        if parts is None or parts.scheme not in schemes:
+            self.refuse(key, allowed, "" if "://" in text else f"It must begin with {plain} or {encrypted}")
+        elif "@" in parts.netloc:
+            self.wrong(key, "a name or password stands in the address", "They have keys of their own in this file")
+        elif parts.path not in may_follow or "?" in text or "#" in text:
+            self.refuse(key, allowed, "Nothing may follow the host and port")
+        elif not (schemes[parts.scheme] or allow_plain or is_loopback(parts.hostname or "")):
+            self.wrong(
+                key,
+                f"with {self.found(key)} passwords and orders would travel readable through the network",
+                f'Use {encrypted}; or, where nobody can listen (a VPN), add "allow_plain_http": true',
+            )
+        return "" if parts is None else f"{parts.scheme}://{parts.netloc}"
+
+    # The mistakes.
+
+    def present(self, key: str, allowed: str, required: bool) -> Node | None:
+        """The entry of a key; None when there is none, or one of which the reader has said that it is broken."""
+        node = None if self.table is None else self.table.entries.get(key)
+        if node is not None and node.value is not BROKEN:
+            return node
+        if node is not None or required:
+            self.bad.add(key)
+        if node is None and required:
+            self.missing[key] = allowed
+        return None
+
+    def is_good(self, key: str) -> bool:
+        return self.table is not None and key not in self.bad
+
+    def checked_text(self, key: str, node: Node, allowed: str, pattern: str = ANY_TEXT) -> str:
+        if not isinstance(node.value, str):
+            is_number = isinstance(node.value, int | Decimal) and not isinstance(node.value, bool)
+            self.refuse(key, allowed, "Write it in quotation marks" if is_number else "")
+        elif any(ord(character) < 32 for character in node.value):
+            self.wrong(key, "a backslash changed the letter after it", backslash_hint(key, node.raw))
+        elif not node.value.strip() or not re.fullmatch(pattern, node.value):
+            self.refuse(key, allowed)
+        else:
+            return node.value
+        return ""
+
+    def refuse(self, key: str, allowed: str, hint: str = "") -> None:
+        """Note a value that is not what is allowed."""
+        self.wrong(key, f"found {self.found(key)}", f"Allowed: {allowed}" + (f". {hint}" if hint else ""))
+
+    def wrong(self, key: str, problem: str, hint: str) -> None:
+        self.bad.add(key)
+        if self.table is not None:
+            node = self.table.entries.get(key)
+            line = self.table.line if node is None else node.line
+            self.mistakes.append(Mistake(problem, hint, self.dotted(key), line))
+
+    def found(self, key: str) -> str:
+        """How the value of a key is named in a message."""
+        node = None if self.table is None else self.table.entries.get(key)
+        if node is None:
+            return "nothing"
+        if isinstance(node.value, Table):
+            return "a section { }"
+        if isinstance(node.value, list):
+            return "a list [ ]"
+        return "an empty text" if node.value == "" else shown(key, node.raw)
+
+    def dotted(self, key: str) -> str:
+        return f"{self.name}.{key}" if self.name else key
+
+    def finish(self) -> None:
+        """Note the keys that should not be there and those that should; a mistyped one only once."""
+        for inner in self.sections:
+            inner.finish()
+        if self.table is None:
+            return
+        for key, node in self.table.entries.items():
+            if key not in self.keys:
+                guess = None if key in SECTIONS or home_of(key) is not None else closest(key, self.keys)
+                self.missing.pop(guess or "", None)
+                problem, where = "this key is unknown here", self.dotted(shortened(key))
+                self.mistakes.append(Mistake(problem, self.advice(key, guess), where, node.key_line))
+        for key, allowed in self.missing.items():
+            self.mistakes.append(Mistake("it is missing", f"It must be {allowed}", self.dotted(key), self.table.line))
+
+    def advice(self, key: str, guess: str | None) -> str:
+        """What to do about an unknown key."""
+        if guess is not None:
+            return f'Did you mean "{guess}"?'
+        if key in SECTIONS and self.name:
+            return f'It is a section of its own. Does the section "{self.name}" lack its closing }} ?'
+        if key in SECTIONS:
+            return "It is a section of the copier's file, config_client.json. This is the sender's"
+        if key == "poll_ms":
+            return "It belongs outside of the sections" if self.name else "It belongs into the sender's file"
+        home = home_of(key)
+        return f'It belongs into the section "{home}"' if home else f"Known here: {', '.join(self.keys)}"
+
+
+def home_of(key: str) -> str | None:
+    """The section that a key belongs to; "" for one that stands outside of the sections."""
+    if key == "poll_ms":
+        return ""
+    return next((name for name, keys in SECTIONS.items() if key in keys), None)
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that somebody who wrote `word` probably meant."""
+    plain = {name.lower().replace("_", ""): name for name in known}
+    wanted = re.sub(r"[\s_-]", "", word.lower())
+    matches = difflib.get_close_matches(wanted, plain, n=1, cutoff=0.65)
+    return plain[matches[0]] if matches else None
+
+
+def address_parts(text: str) -> SplitResult | None:
+    """The parts of scheme://host[:port]..., None when it is none."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None
+    host = parts.hostname or ""
+    is_host = bool(re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", host))
+    return parts if is_host and port != 0 and not parts.netloc.endswith(":") else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to this host stays on this computer."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def unquoted(value: Value) -> str:
+    """A hint for a number that was written as a text."""
+    return "Write it without quotation marks" if isinstance(value, str) and NUMBER.fullmatch(value.strip()) else ""
+
+
+def shown(key: str, raw: str) -> str:
+    """What was written, fit to be shown: nothing that could be a password, or hold one as an address can."""
+    return shortened(raw) if key in SHOWN_KEYS and "@" not in raw else "something that is not shown here"
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def backslash_hint(key: str, raw: str) -> str:
+    hint = "In this file a backslash is written twice (\\\\); in a path / does as well"
+    return (
+        hint
+        if "shown" in shown(key, raw)
+        else f"{hint}: {raw.replace(BACKSLASH * 2, BACKSLASH).replace(BACKSLASH, '/')}"
+    )
+
+
+# --- the language of the files ---------------------------------------------------------------------------
+
+
+class Broken(Enum):
+    """Stands for a value of which a mistake has been noted: it is neither missing nor worth checking."""
+
+    BROKEN = "broken"
+
+
+BROKEN: Final = Broken.BROKEN
+BACKSLASH: Final = "\\"
+NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
+WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
+LONGEST_NUMBER: Final = 40  # characters
+ESCAPES: Final = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+QUOTES: Final = {
+    "'": "'",
+    "\u201c": "\u201c\u201d",
+    "\u201d": "\u201c\u201d",
+    "\u2018": "\u2018\u2019",
+    "\u00ab": "\u00bb",
+}
+SPACES: Final = "\ufeff\u200b\u200c\u200d\u2060"  # invisible marks that come along with copied text
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A value with its place in the file. `raw` is what was written."""
+
+    value: Value = field(repr=False)
+    raw: str = field(repr=False)
+    line: int
+    key_line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A { } and the line it begins on."""
+
+    entries: dict[str, Node]
+    line: int
+
+
+Value = str | int | Decimal | bool | None | list[Node] | Table | Broken
+
+
+class Unreadable(Exception):
+    """After a mistake that has been noted, what follows cannot be understood."""
+
+
+def read(path: Path) -> tuple[Table, list[Mistake]]:
+    """The file's table and the mistakes in its writing. Raises `ConfigError` when it cannot be understood."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(
+            path,
+            [
+                Mistake(
+                    f"the file was not found; it was looked for in {path.resolve().parent}",
+                    "An example of it lies in the program's folder: copy that and write your settings into it",
+                )
+            ],
+        ) from None
+    except OSError as error:
+        raise ConfigError(path, [Mistake(f"it cannot be read: {error.strerror or error}")]) from error
+    mistakes: list[Mistake] = []
+    try:
+        table = Reader(decoded(data, mistakes), mistakes).document()
+    except Unreadable:
+        raise ConfigError(path, mistakes) from None
+    return table, mistakes
+
+
+def decoded(data: bytes, mistakes: list[Mistake]) -> str:
+    """The text of a file as editors write it: UTF-8, or UTF-16 with its mark. Raises `Unreadable`."""
+    if len(data) > LARGEST_FILE:
+        mistakes.append(Mistake(f"it has {len(data)} bytes; that is no settings file"))
+        raise Unreadable
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = None if is_utf16 else data.count(b"\n", 0, error.start) + 1
+        mistakes.append(
+            Mistake(
+                "a letter cannot be read", 'Save the file with the encoding "UTF-8" (in Notepad: Save as)', line=line
+            )
+        )
+        raise Unreadable from error
+    if "\0" in text:
+        mistakes.append(
+            Mistake("it is not a text file", 'If it is one, save it with the encoding "UTF-8" (in Notepad: Save as)')
+        )
+        raise Unreadable
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+class Reader:
+    """Reads a text once from its beginning to its end; where it can tell what was meant, it goes on after a mistake."""
+
+    def __init__(self, text: str, mistakes: list[Mistake]) -> None:
+        self.text = text
+        self.mistakes = mistakes
+        self.at = 0
+        self.key = ""  # whose value is being read: says whether it may be shown
+        self.dotted = ""  # the same with its section, for messages
+        self.cut = False  # the rest of a line was given up, and perhaps a comma with it
+        self.unclosed = ""  # where a } is probably missing
+
+    # ---- places
+
+    def line(self, at: int | None = None) -> int:
+        return self.text.count("\n", 0, self.at if at is None else at) + 1
+
+    def mistake(self, problem: str, hint: str = "", at: int | None = None, key: str = "") -> None:
+        at = self.at if at is None else at
+        column = at - (self.text.rfind("\n", 0, at) + 1) + 1
+        self.mistakes.append(Mistake(problem, hint, key, self.line(at), column))
+
+    def peek(self) -> str:
+        """The next character, "" at the end."""
+        return self.text[self.at : self.at + 1]
+
+    def take(self, pattern: str) -> str:
+        """What the pattern matches here, and move behind it."""
+        match = re.compile(pattern).match(self.text, self.at)
+        assert match is not None  # noqa: S101 - every pattern used matches the empty text
+        self.at = match.end()
+        return match[0]
+
+    def skip(self) -> None:
+        """Move over spaces, line ends and comments."""
+        while True:
+            self.take(rf"[\s{SPACES}]*")
+            if self.text.startswith("//", self.at):
+                self.take(r"[^\n]*")
+            elif self.text.startswith("/*", self.at):
+                end = self.text.find("*/", self.at + 2)
+                if end < 0:
+                    self.mistake("a comment begins here with /* and does not end", "It ends with */")
+                    raise Unreadable
+                self.at = end + 2
+            elif self.peek() == "#":
+                self.mistake("a # does not begin a comment in this file", "Write // before the comment")
+                self.take(r"[^\n]*")
+            else:
+                return
+
+    def give_up_line(self) -> None:
+        self.take(r"[^\n]*")
+        self.cut = True
+
+    # ---- the parts of the file
+
+    def document(self) -> Table:
+        """The whole file: one { } and nothing after it."""
+        self.skip()
+        if not self.peek():
+            self.mistake("the file is empty")
+            raise Unreadable
+        if self.peek() != "{":
+            self.mistake("the settings must begin with {", "Compare with the example in the program's folder")
+            raise Unreadable
+        table = self.table("", 1)
+        self.skip()
+        if self.peek():
+            self.mistake("something follows after the last }", "Is there a } too many before, or a { too few?")
+            raise Unreadable
+        return table
+
+    def table(self, name: str, depth: int) -> Table:
+        """A { }, its name dotted."""
+        begin = self.at
+        table = Table({}, self.line())
+        self.at += 1
+        while True:
+            self.skip()
+            if self.peek() == "}":
+                self.at += 1
+                return table
+            if not self.peek():
+                self.mistake("this { is not closed", self.unclosed or "A } is missing at its end", begin, name)
+                raise Unreadable
+            if self.peek() in ",;":
+                self.mistake("there is a comma too many", "One comma stands between two entries")
+                self.at += 1
+                continue
+            self.entry(table, name, depth)
+            self.comma()
+
+    def entry(self, table: Table, name: str, depth: int) -> None:
+        """One line `"key": value`."""
+        begin = self.at
+        key = self.key_text()
+        if self.cut:
+            return
+        self.skip()
+        separated = self.peek() in (":", "=")
+        if self.peek() == ":":
+            self.at += 1
+        elif separated:
+            self.mistake("found = after the name", "Between a name and its value stands a colon, :")
+            self.at += 1
+        else:
+            self.mistake("a colon is missing after the name", 'An entry is written as "name": value', at=begin)
+        if name and key in SECTIONS and not self.unclosed:
+            self.unclosed = f'A }} is probably missing before line {self.line(begin)}, where "{key}" begins'
+        self.key = key or ""
+        known = key in SHOWN_KEYS or key == "password" or key in SECTIONS
+        if key is None or not (separated or known):
+            # Perhaps no name at all, but a piece of a password with a quotation mark in it: it is not repeated.
+            self.give_up_line()
+            return
+        dotted = f"{name}.{key}" if name else key
+        self.dotted = shortened(dotted)
+        node = self.value(dotted, depth)
+        if key in table.entries:
+            self.mistakes.append(
+                Mistake(
+                    f"this key is there twice, first in line {table.entries[key].key_line}",
+                    "Remove one of them",
+                    shortened(dotted),
+                    self.line(begin),
+                )
+            )
+            return
+        table.entries[key] = Node(node.value, node.raw, node.line, self.line(begin))
+
+    def key_text(self) -> str | None:
+        """A name in quotation marks, or one that should have them; None when it cannot be read."""
+        if self.peek() == '"' or self.peek() in QUOTES:
+            self.key = self.dotted = ""
+            node = self.quoted()
+            return node.value if isinstance(node.value, str) else None
+        begin = self.at
+        word = self.take(r"\w*")
+        if not word:
+            self.mistake(
+                "this is not understood: a name in quotation marks should stand here",
+                'An entry is written as "name": value. Look also at the end of the line before',
+            )
+            raise Unreadable
+        self.mistake("a name without quotation marks", 'Write it as "name": value', at=begin)
+        return word
+
+    def comma(self) -> None:
+        """What stands between two entries."""
+        end = self.at
+        self.skip()
+        following = self.peek()
+        if following == ",":
+            self.at += 1
+        elif following == ";":
+            self.mistake("found ; where a comma should stand", "Entries end with a comma")
+            self.at += 1
+        elif not self.cut and following not in ("", "}", "]"):
+            on_same_line = "\n" not in self.text[end : self.at]
+            if on_same_line and following != '"':
+                self.mistake(
+                    "something follows after the value",
+                    'After a value stands only a comma, and a note after //. A quotation mark inside a text is \\"',
+                )
+                self.give_up_line()
+            else:
+                self.mistake("a comma is missing after this value", at=end)
+        self.cut = False
+
+    def value(self, dotted: str, depth: int) -> Node:
+        """What stands right of the colon."""
+        colon = self.at - 1
+        self.skip()
+        begin, line, following = self.at, self.line(), self.peek()
+        if not following or following in ",;:}]":
+            return self.no_value(dotted, colon)
+        if following in "{[":
+            if depth >= DEEPEST:
+                self.mistake("too many { or [ within each other")
+                raise Unreadable
+            content = self.table(dotted, depth + 1) if following == "{" else self.items(dotted, depth + 1)
+            return Node(content, self.text[begin : self.at], line)
+        if following != '"' and following not in QUOTES:
+            return self.word()
+        node = self.quoted()
+        if line > self.line(colon) and self.text[self.at :].lstrip().startswith(":"):
+            self.at = begin  # that was the name of the next entry
+            return self.no_value(dotted, colon)
+        return node
+
+    def no_value(self, dotted: str, colon: int) -> Node:
+        self.mistake("the value is missing after the colon", at=colon, key=shortened(dotted))
+        self.cut = True
+        return Node(BROKEN, "", self.line(colon))
+
+    def items(self, dotted: str, depth: int) -> list[Node]:
+        """A [ ]."""
+        begin = self.at
+        found: list[Node] = []
+        self.at += 1
+        while True:
+            self.skip()
+            following = self.peek()
+            if following == "]":
+                self.at += 1
+                return found
+            if not following or following in ",;:}":
+                self.mistake("this [ is not closed, or a comma or value too many", at=begin, key=shortened(dotted))
+                raise Unreadable
+            found.append(self.value(dotted, depth))
+            self.comma()
+
+    def word(self) -> Node:
+        """A number, true, false or null, or what somebody wrote without quotation marks."""
+        begin, line = self.at, self.line()
+        word = self.take(r'[^\s,;{}\[\]":/]*')
+        if word in ("true", "false", "null"):
+            return Node({"true": True, "false": False, "null": None}[word], word, line)
+        if NUMBER.fullmatch(word) and len(word) <= LONGEST_NUMBER:
+            if not self.take(r"(?:,[0-9]+)?"):
+                return Node(int(word) if WHOLE.fullmatch(word) else Decimal(word), word, line)
+            written = self.text[begin : self.at]
+            hint = f"Write {written.replace(',', '.')}" if self.key in SHOWN_KEYS else "Write a point"
+            self.mistake(f"found {shown(self.key, written)}, with a decimal comma", hint, begin, self.dotted)
+            return Node(BROKEN, "", line)
+        if word.lower() in ("true", "false", "null", "none"):
+            hint = f"Write {word.lower().replace('none', 'null')}, in small letters"
+        elif re.match(r"[-+.0-9]|nan$|inf(inity)?$", word.lower()):
+            hint = "A number is written as 10 or 0.01; a text in quotation marks"
+        else:
+            hint = "A text is written in quotation marks"
+        self.mistake(f"found {shown(self.key, word)}", hint, begin, self.dotted)
+        self.take(r"(?:(?!//)[^\n,}\]])*")
+        self.cut = True
+        return Node(BROKEN, "", line)
+
+    def quoted(self) -> Node:
+        """A text in quotation marks, also in such as do not belong into this file."""
+        begin, line = self.at, self.line()
+        if self.peek() != '"':
+            closing = QUOTES[self.peek()] + '"'
+            text = self.take(rf".[^\n{closing}]*")[1:]
+            self.mistake("these quotation marks are not understood", 'Use the straight ones: "', begin)
+            if not self.take(rf"[{closing}]?"):
+                self.give_up_line()
+            return Node(text, self.text[begin : self.at], line)
+        self.at += 1
+        letters: list[str] = []
+        understood = True
+        while (letter := self.take(r"[^\n]?")) != '"':
+            if not letter:
+                slash = '\\"' in self.text[begin : self.at]
+                hint = 'A backslash before the last quotation mark is written twice: \\\\"' if slash else ""
+                self.mistake("the closing quotation mark is missing in this line", hint, begin, self.dotted)
+                self.cut = True
+                return Node(BROKEN, "", line)
+            if letter == BACKSLASH:
+                code = self.take(r"u[0-9A-Fa-f]{4}|[\"\\/bfnrt]|")
+                understood = understood and bool(code)
+                letter = chr(int(code[1:], 16)) if code.startswith("u") else ESCAPES.get(code, "")
+            letters.append(letter)
+        raw = self.text[begin : self.at]
+        # Letters beyond the first 65536 are written as two \\u codes; half of such a pair is no letter.
+        text = "".join(letters).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if not understood:
+            self.mistake("a single backslash", backslash_hint(self.key, raw), begin, self.dotted)
+            return Node(BROKEN, "", line)
+        return Node(text, raw, line)

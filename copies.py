@@ -1,0 +1,312 @@
+"""The copies: one row each of the map ticket_master -> ticket_client, and what a reading of the account says of them.
+
+Pure: no clock, no terminal, no database, no socket. `observe` compares what the ledger knows with what the account
+shows. Its one rule is that absence needs proof: a copy that is not shown has ended only when a deal or an order in the
+history says so, or when good readings have gone without it for `PATIENCE_S`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Final
+
+from account import Deal, Entry, Order, OrderEnd, PastOrder, Position, Reading
+from mirror import CopyKey, Mirror
+from safety import Reason
+from signals import NOTHING, Action, Kind, Source, Trade
+
+# How long good readings must contradict what the ledger knows, when no deal proves it, before they are believed.
+PATIENCE_S: Final = 15.0
+
+
+class State(StrEnum):
+    """The life of a copy."""
+
+    OPENING = "opening"  # the intent is in the ledger, the outcome is not known yet
+    OPEN = "open"
+    CLOSING = "closing"  # a close was sent; repeated until the account shows that it is gone
+    CLOSED = "closed"  # as the master did, or because the follower asked for it
+    CLOSED_BY_CLIENT = "closed_by_client"  # by hand, stop loss, take profit or stop-out; never opened again
+    SKIPPED = "skipped"  # never opened, for a reason of ours
+    FAILED = "failed"  # never opened, the broker refused
+    UNKNOWN = "unknown"  # outcome of the open never became known; given up, still watched for
+
+
+LIVE: Final = frozenset({State.OPENING, State.OPEN, State.CLOSING})
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One row of the map from a master's trade to what the client has of it."""
+
+    master: str
+    kind: Kind
+    ticket: int
+    state: State
+    tag: str
+    symbol: str  # the client's
+    action: Action
+    magic: int
+    source: Source = Source.TERMINAL
+    epoch: str = ""  # of the server's database that told of the trade
+    volume: Decimal = NOTHING  # lots: asked for while opening, filled once open; the whole of the proportion
+    master_volume: Decimal = NOTHING  # the master's lots at that time
+    current: Decimal = NOTHING  # lots that the account showed last
+    after_ticket: int = 0  # highest ticket on the account before the order was sent
+    order: int = 0  # ticket of our order, 0 while the broker has not told it
+    client_kind: Kind | None = None  # what the copy is on the account now
+    client_ticket: int = 0  # identifier of the position or ticket of the pending order
+    reduce_to: Decimal | None = None  # lots after a reduction that was sent and not yet seen
+    reason: str = ""
+    detail: str = ""
+
+    @property
+    def key(self) -> CopyKey:
+        return (self.master, self.kind, self.ticket)
+
+
+def tag_of(key: CopyKey) -> str:
+    """The order comment that marks the copy of a trade: at most 16 ASCII characters, the same whenever it is asked for.
+
+    Kind, ticket in base 36 and three characters for the master: `pvsdg2w.k3x`. Brokers keep 16 characters at least.
+    """
+    master, kind, ticket = key
+    mark = int.from_bytes(hashlib.sha256(master.encode()).digest()[:4]) % 36**3
+    return f"{kind[0]}{_base36(ticket)}.{_base36(mark).zfill(3)}"
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while True:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+        if not number:
+            return digits
+
+
+def order_key(key: CopyKey) -> CopyKey:
+    """The pending order that a position came from, if it came from one: MetaTrader gives both the same ticket."""
+    return (key[0], Kind.ORDER, key[2])
+
+
+def position_key(key: CopyKey) -> CopyKey:
+    return (key[0], Kind.POSITION, key[2])
+
+
+# --- what became of our copies ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the account's history says of a copy that the account does not show."""
+
+    past: PastOrder | None = None
+    deals: tuple[Deal, ...] = ()
+
+    @property
+    def opened(self) -> Decimal:
+        return sum((d.volume for d in self.deals if d.entry is Entry.IN), NOTHING)
+
+    @property
+    def closed(self) -> Decimal:
+        return sum((d.volume for d in self.deals if d.entry is not Entry.IN), NOTHING)
+
+    @property
+    def last(self) -> Deal | None:
+        return max((d for d in self.deals if d.entry is not Entry.IN), key=lambda d: d.time_msc, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The account shows the copy: opened, filled, adopted or of another volume than known."""
+
+    copy: Copy
+    kind: Kind
+    ticket: int
+    volume: Decimal
+    price: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The copy is no more, or never came to be."""
+
+    copy: Copy
+    state: State
+    reason: Reason
+    detail: str
+    deal: Deal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """A reduction arrived (`done`), or cannot be in flight any more."""
+
+    copy: Copy
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a reading says of all copies. In `doubt` are those it contradicts without proof."""
+
+    news: tuple[Seen | Ended | Reduced, ...] = ()
+    adopted: tuple[tuple[Trade, Position | Order], ...] = ()  # of a ledger that was lost
+    strangers: tuple[Position | Order, ...] = ()  # ours by magic, and nobody knows whose copies
+    doubt: tuple[Copy, ...] = ()
+
+
+def unseen(copies: Iterable[Copy], reading: Reading) -> list[Copy]:
+    """Live copies that the reading does not show under their known ticket: ask the history about them."""
+    identifiers = {p.identifier for p in reading.positions}
+    tickets = {o.ticket for o in reading.orders}
+    return [
+        copy
+        for copy in copies
+        if copy.state in LIVE
+        and (copy.client_ticket or copy.order) not in (tickets if copy.client_kind is Kind.ORDER else identifiers)
+    ]
+
+
+def observe(
+    copies: Collection[Copy],
+    reading: Reading,
+    evidence: Mapping[CopyKey, Evidence],
+    waited: Mapping[CopyKey, float],
+    by_tag: Mapping[str, Copy],
+    mirror: Mirror,
+    magic: int,
+) -> Observation:
+    """What became of our copies.
+
+    `copies` are the live ones and those given up as unknown; `evidence` and `waited` (seconds of good readings without
+    the copy) speak of those that `unseen` named; `by_tag` has the ledger's copies for the comments on the account.
+    """
+    positions = {p.identifier: p for p in reading.positions}
+    orders = {o.ticket: o for o in reading.orders}
+    claimed = {(copy.client_kind, copy.client_ticket) for copy in copies if copy.client_ticket}
+    free = [t for t in reading.everything if t.magic == magic and (t.kind, t.identifier) not in claimed]
+    news: list[Seen | Ended | Reduced] = []
+    doubt: list[Copy] = []
+
+    for copy in copies:
+        proof = evidence.get(copy.key, Evidence())
+        patient = waited.get(copy.key, 0.0) < PATIENCE_S
+        if copy.state in (State.OPENING, State.UNKNOWN):
+            found = _ours_among(free, copy)
+            if found is not None:
+                free.remove(found)
+                news.append(_seen(copy, found))
+            elif copy.state is State.OPENING and (end := _never_opened(copy, proof, patient)):
+                news.append(end)
+            continue
+        position = positions.get(copy.client_ticket)
+        if position is None and proof.past is not None:
+            position = positions.get(proof.past.position_id)  # a pending order that filled
+        order = orders.get(copy.client_ticket) if copy.client_kind is Kind.ORDER else None
+        shown = order or position
+        if shown is None:
+            end = _gone(copy, proof, patient)
+            if end is None:
+                doubt.append(copy)
+            else:
+                news.append(end)
+            continue
+        if position in free:
+            free.remove(position)
+        if copy.client_kind is not shown.kind or copy.current != shown.volume:
+            news.append(_seen(copy, shown))
+        if copy.reduce_to is not None and (shown.volume <= copy.reduce_to or not patient):
+            news.append(Reduced(copy, shown.volume <= copy.reduce_to))
+
+    adopted, strangers = [], []
+    tags = {tag_of(key): trade for key, trade in _by_key(mirror).items()}
+    taken: set[CopyKey] = {copy.key for copy in copies if copy.state in LIVE}
+    for thing in free:
+        known = by_tag.get(thing.comment)
+        trade = tags.get(thing.comment)
+        if known is not None and known.key not in taken:
+            taken.add(known.key)
+            news.append(_seen(known, thing))
+        elif known is None and trade is not None and (trade.master, *trade.key) not in taken:
+            taken.add((trade.master, *trade.key))
+            adopted.append((trade, thing))
+        else:
+            strangers.append(thing)
+    return Observation(tuple(news), tuple(adopted), tuple(strangers), tuple(doubt))
+
+
+def _by_key(mirror: Mirror) -> dict[CopyKey, Trade]:
+    """The masters' trades, and each position a second time under the pending order it may have come from."""
+    trades = {key: held.trade for key, held in mirror.trades.items()}
+    return {**{order_key(key): trade for key, trade in trades.items()}, **trades}
+
+
+def _seen(copy: Copy, thing: Position | Order) -> Seen:
+    return Seen(copy, thing.kind, thing.identifier, thing.volume, thing.price)
+
+
+def _ours_among(free: Iterable[Position | Order], copy: Copy) -> Position | Order | None:
+    """What the account shows of an order whose outcome is not known: by its ticket, by its tag, or by its likeness.
+
+    Likeness is for brokers that replace the comment. It is safe because no second order of the same symbol, side and
+    volume is sent while one is unresolved, and because tickets rise: nothing that was there before can be it.
+    """
+    by_ticket = [thing for thing in free if copy.order and thing.identifier == copy.order]
+    by_tag = [thing for thing in free if thing.comment == copy.tag]
+    alike = [
+        thing
+        for thing in free
+        if copy.state is State.OPENING
+        and thing.identifier > copy.after_ticket
+        and thing.symbol == copy.symbol
+        and thing.action.buys == copy.action.buys
+        and (copy.kind is Kind.ORDER or isinstance(thing, Position))
+        and thing.volume <= copy.volume
+        and not _is_tag(thing.comment)
+    ]
+    return next(iter(by_ticket or by_tag or (alike if len(alike) == 1 else [])), None)
+
+
+def _is_tag(comment: str) -> bool:
+    """Whether a comment is the tag of some copy, so that it cannot be a tag that a broker replaced."""
+    return re.fullmatch(r"[po][0-9a-z]{1,11}\.[0-9a-z]{3}", comment) is not None
+
+
+def _never_opened(copy: Copy, proof: Evidence, patient: bool) -> Ended | None:
+    past = proof.past
+    if past is not None and proof.opened and proof.closed >= proof.opened:
+        return Ended(copy, State.CLOSED_BY_CLIENT, Reason.CLOSED_BY_CLIENT, _how_closed(proof.last), proof.last)
+    if past is not None and past.end in (OrderEnd.CANCELLED, OrderEnd.EXPIRED) and not past.filled:
+        return Ended(copy, State.FAILED, Reason.BROKER_REFUSED, f"the broker ended order {past.ticket}: {past.end}")
+    if patient:
+        return None
+    return Ended(
+        copy, State.UNKNOWN, Reason.OUTCOME_UNKNOWN, f"no trace of the order after {PATIENCE_S:.0f} s; not sent again"
+    )
+
+
+def _gone(copy: Copy, proof: Evidence, patient: bool) -> Ended | None:
+    """The end of a copy that the account does not show, None while nothing proves it."""
+    state = State.CLOSED if copy.state is State.CLOSING else State.CLOSED_BY_CLIENT
+    reason = Reason.MASTER_CLOSED if copy.state is State.CLOSING else Reason.CLOSED_BY_CLIENT
+    past = proof.past
+    if proof.closed and proof.closed >= (proof.opened or copy.current):
+        return Ended(copy, state, reason, _how_closed(proof.last), proof.last)
+    if copy.client_kind is Kind.ORDER and past and past.end in (OrderEnd.CANCELLED, OrderEnd.EXPIRED):
+        return Ended(copy, state, reason, f"pending order {past.ticket} {past.end}")
+    if patient:
+        return None
+    return Ended(copy, state, reason, f"not on the account for {PATIENCE_S:.0f} s, no deal in the history shows why")
+
+
+def _how_closed(deal: Deal | None) -> str:
+    if deal is None:
+        return "closed"
+    how = {0: "by hand", 1: "by hand", 2: "by hand", 3: "by a program", 4: "by stop loss", 5: "by take profit"}
+    return f"closed {how.get(deal.reason, 'by the broker')} at {deal.price}"

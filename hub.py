@@ -1,0 +1,454 @@
+"""Who is connected, what each may see, and what each is told.
+
+Connections that follow the same masters with the same sizing form a group and get the same frames, built once.
+Numbering, storing and handing out happen under one lock, so that every connection sees the changes in the order of their
+numbers, and nothing falls between the book it gets on joining and the first change after it. A connection only takes
+frames in and never blocks, so no reader can hold up another.
+
+No sockets here: a connection is anything that takes frames (`transport.py` has the real ones).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from db import Clock, Entry, Master, Outcome, Role, Store, Unavailable, User
+from safety import Sizing, wanted_volume
+from signals import BadJson, ChangeType, Trade, decode, encode, trade_for_client
+
+log = logging.getLogger(__name__)
+
+VERSION: Final = "0.1.0"
+
+HEARTBEAT_S: Final = 5.0  # quiet after which a group hears which number it should have reached
+STEP_S: Final = 0.5  # between two looks at expired tokens, silent masters and quiet groups
+MESSAGES_AT_ONCE: Final = 20  # a connection may send this many at once ...
+MESSAGES_PER_S: Final = 1.0  # ... and this many in the long run
+
+GOING_AWAY: Final = 1001
+BAD_MESSAGE: Final = 1007
+POLICY: Final = 1008
+TRY_LATER: Final = 1013
+TOKEN_EXPIRED: Final = 4401
+FORBIDDEN: Final = 4403
+TAKEN_OVER: Final = 4409
+
+
+class Connection(Protocol):
+    """One WebSocket, as far as the hub knows it. Neither method blocks or raises, also when the other side is gone."""
+
+    @property
+    def peer(self) -> str: ...
+
+    def send_frame(self, payload: bytes) -> None:
+        """Take one text message to deliver in order."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Deliver nothing more and close."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What decides the content of a connection's frames."""
+
+    follow: frozenset[str] | None  # None = every master
+    sizing: Sizing | None  # None = the master's volumes
+
+    def sees(self, master: str) -> bool:
+        return self.follow is None or master in self.follow
+
+    def volume(self, trade: Trade) -> Any:
+        return trade.volume if self.sizing is None else wanted_volume(self.sizing, trade.volume)
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A connection and the user behind it."""
+
+    connection: Connection
+    user: User
+    token_expires_at: int  # UTC ms
+    view: View
+    wants_book: bool = False
+    budget: float = MESSAGES_AT_ONCE
+    budget_at: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Connections of equal view. `last` is the number of the last change that they were told, or could have been."""
+
+    last: int
+    told_at: float  # monotonic
+    members: dict[Member, None] = field(default_factory=dict)  # in the order of joining
+
+
+def view_of(user: User, store: Store) -> View:
+    """What `user` may see: a client the masters it follows, a master itself, an admin everything."""
+    if user.role is Role.MASTER:
+        return View(frozenset({user.username}), None)
+    if user.role is Role.ADMIN:
+        return View(None, None)
+    config = store.config_of(user.id)
+    return View(None if config.follow is None else frozenset(config.follow), config.sizing)
+
+
+def change_message(entry: Entry, view: View) -> dict[str, Any]:
+    """A change as `view` sees it, without `prev`."""
+    change = entry.change
+    data = trade_for_client(change.trade, view.volume(change.trade))
+    if change.type is ChangeType.CLOSE:
+        data["remaining"] = change.remaining
+        if entry.close_price is not None:
+            data["close_price"] = entry.close_price
+        if entry.profit is not None:
+            data["profit"] = entry.profit
+    message = {"type": change.type, "seq": entry.seq, "server_time": entry.at, "data": data}
+    if entry.detected_at is not None:
+        message["detected_at"] = entry.detected_at
+    return message
+
+
+class Hub:
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        # Held from before a change is stored until every connection has it; also while somebody joins. Taken before
+        # `_list` when both are needed.
+        self._publishing = threading.RLock()
+        self._list = threading.RLock()  # guards the two below, never held while the database works
+        self._members: dict[Connection, Member] = {}
+        self._groups: dict[View, Group] = {}
+        self._books: dict[View, str] = {}  # the data of the book message, as long as nothing has changed
+        self._masters = {master.name: master.online for master in store.masters()}  # as last told
+        self._reported: set[str] = set()  # masters that have reported since the start
+        self._wake = threading.Event()
+        self._stopping = False
+        self.closed: Counter[int] = Counter()  # connections ended, by close code
+
+    # --- changes -----------------------------------------------------------------------------------------------------
+
+    def publish(self, master: User, operation: Callable[[int], Outcome], *, report: bool = False) -> Outcome:
+        """Carry out an operation of the store and tell every connection that sees `master` what it changed.
+
+        `operation` is given the number of these connections. With `report` it was the master's whole book.
+        """
+        with self._publishing:
+            outcome = operation(self._audience(master.username))
+            self._books.clear()
+            self._broadcast(outcome.entries)
+            if report and outcome.status < 400:
+                self._tell_masters(master.username)
+        return outcome
+
+    def _audience(self, master: str) -> int:
+        with self._list:
+            return sum(len(group.members) for view, group in self._groups.items() if view.sees(master))
+
+    def _broadcast(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            started = self._clock.monotonic()
+            told = 0
+            with self._list:
+                for view, group in self._groups.items():
+                    if not view.sees(entry.change.trade.master):
+                        continue
+                    message = change_message(entry, view)
+                    message["prev"], group.last = group.last, entry.seq
+                    told += self._send(group, message)
+            trade = entry.change.trade
+            log.info(
+                "broadcast: seq %d %s %s %s %s ticket %d to %d connections in %.1f ms",
+                entry.seq,
+                entry.change.type,
+                trade.action,
+                trade.volume,
+                trade.symbol,
+                trade.ticket,
+                told,
+                (self._clock.monotonic() - started) * 1000,
+            )
+
+    def _send(self, group: Group, message: Mapping[str, Any]) -> int:
+        frame = encode(message).encode()
+        for member in group.members:
+            member.connection.send_frame(frame)
+        group.told_at = self._clock.monotonic()
+        return len(group.members)
+
+    # --- coming and going --------------------------------------------------------------------------------------------
+
+    def join(self, connection: Connection, user: User, token_expires_at: int) -> None:
+        """Take in a connection whose token was good for `user` as given: it gets the book, then its settings, then
+        every change that it may see. A client's older connection is closed. Raises `Unavailable`."""
+        with self._publishing:
+            now = self._store.user(user.id)
+            if now is None or not self._still_good(now, user):
+                connection.close(FORBIDDEN, "the account was changed")
+                return
+            view = view_of(now, self._store)
+            member = Member(connection, now, token_expires_at, view, budget_at=self._clock.monotonic())
+            book, config, seq = self._book_frame(view), self._config_frame(now), self._store.last_seq()
+            with self._list:
+                if now.role is Role.CLIENT:
+                    for older in self._members_of(now.id):
+                        self._end(older, TAKEN_OVER, "another connection of this user took over")
+                connection.send_frame(book)
+                connection.send_frame(config)
+                self._members[connection] = member
+                self._enter(member, seq)
+                connected = len(self._members)
+        log.info(
+            "websocket: %s (%s) connected from %s, %d connected", now.username, now.role, connection.peer, connected
+        )
+
+    def left(self, connection: Connection, code: int, reason: str) -> None:
+        """The connection is gone, by itself or because it was too slow. Harmless when it has been ended already."""
+        with self._list:
+            member = self._members.get(connection)
+            if member is not None:
+                self._forget(member, code, reason)
+
+    def received(self, connection: Connection, message: str) -> None:
+        """A message of the other side. `{"type":"sync"}` asks for the book; other types are ignored."""
+        with self._list:
+            member = self._members.get(connection)
+            if member is None:
+                return
+            now = self._clock.monotonic()
+            earned = (now - member.budget_at) * MESSAGES_PER_S
+            member.budget = min(MESSAGES_AT_ONCE, member.budget + earned) - 1
+            member.budget_at = now
+            if member.budget < 0:
+                self._end(member, POLICY, "too many messages")
+                return
+            try:
+                kind = decode(message).get("type")
+            except BadJson as error:
+                self._end(member, BAD_MESSAGE, str(error))
+                return
+            if kind == "sync":
+                member.wants_book = True
+                self._wake.set()  # answered by the hub's own thread: this one may be the reader of all sockets
+
+    def _still_good(self, now: User, then: User) -> bool:
+        expired = now.expires_at is not None and now.expires_at <= self._store.now_ms()
+        return now.active and now.token_version == then.token_version and not expired
+
+    def _members_of(self, user_id: int) -> list[Member]:
+        return [member for member in self._members.values() if member.user.id == user_id]
+
+    def _enter(self, member: Member, seq: int) -> None:
+        group = self._groups.get(member.view)
+        if group is None:
+            group = self._groups[member.view] = Group(seq, self._clock.monotonic())
+        group.members[member] = None
+
+    def _leave_group(self, member: Member) -> None:
+        group = self._groups[member.view]
+        group.members.pop(member)
+        if not group.members:
+            del self._groups[member.view]
+
+    def _forget(self, member: Member, code: int, reason: str) -> None:
+        del self._members[member.connection]
+        self._leave_group(member)
+        self.closed[code] += 1
+        log.info(
+            "websocket: %s disconnected from %s: %d %s, %d connected",
+            member.user.username,
+            member.connection.peer,
+            code,
+            reason,
+            len(self._members),
+        )
+
+    def _end(self, member: Member, code: int, reason: str) -> None:
+        self._forget(member, code, reason)
+        member.connection.close(code, reason)
+
+    def close_all(self) -> None:
+        with self._list:
+            for member in list(self._members.values()):
+                self._end(member, GOING_AWAY, "the server is ending")
+
+    # --- frames for one ----------------------------------------------------------------------------------------------
+
+    def _book_frame(self, view: View) -> bytes:
+        data = self._books.get(view)
+        if data is None:
+            masters = [master.as_message() for master in self._store.masters() if view.sees(master.name)]
+            trades = [trade_for_client(trade, view.volume(trade)) for trade in self._store.book(view.follow)]
+            data = self._books[view] = encode({"masters": masters, "trades": trades})
+        head = encode(
+            {
+                "type": "book",
+                "seq": self._store.last_seq(),
+                "server_time": self._store.now_ms(),
+                "epoch": self._store.epoch,
+                "version": VERSION,
+            }
+        )
+        return f'{head[:-1]},"data":{data}}}'.encode()
+
+    def _config_frame(self, user: User) -> bytes:
+        return encode({"type": "config", "data": self._store.config_of(user.id).as_message()}).encode()
+
+    def _send_book(self, member: Member) -> None:
+        frame = self._book_frame(member.view)
+        with self._list:
+            member.wants_book = False
+            if member.connection in self._members:
+                member.connection.send_frame(frame)
+
+    # --- what changed about users ------------------------------------------------------------------------------------
+
+    def config_changed(self, user_id: int) -> None:
+        """A user's settings were stored: its connections get them, and the book when it looks different to them now."""
+        with self._publishing:
+            self._reload(user_id)
+
+    def _reload(self, user_id: int) -> None:
+        user = self._store.user(user_id)
+        if user is None:
+            return
+        view, book, config = view_of(user, self._store), None, self._config_frame(user)
+        seq = self._store.last_seq()
+        with self._list:
+            members = self._members_of(user_id)
+        for member in members:
+            member.connection.send_frame(config)
+            if member.view != view:
+                book = book or self._book_frame(view)
+                with self._list:
+                    if member.connection in self._members:
+                        self._leave_group(member)
+                        member.view = view
+                        self._enter(member, seq)
+                        member.connection.send_frame(book)
+
+    def user_changed(self, user_id: int) -> None:
+        """Role, password, activity or expiry of a user was stored: connections that are not good any more end."""
+        with self._publishing:
+            self._recheck({user_id})
+            self._tell_masters()
+
+    def _recheck(self, user_ids: Iterable[int]) -> None:
+        for user_id in user_ids:
+            user = self._store.user(user_id)
+            with self._list:
+                for member in self._members_of(user_id):
+                    if user is None or not self._still_good(user, member.user):
+                        self._end(member, FORBIDDEN, "the account was deactivated or changed")
+
+    # --- what time brings --------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Look after everything that no request causes: books asked for, tokens, silent masters, heartbeats.
+
+        Raises `Unavailable`.
+        """
+        with self._publishing:
+            with self._list:
+                members = list(self._members.values())
+            if self._store.changed_elsewhere():
+                self._books.clear()
+                self._recheck({member.user.id for member in members})
+            now = self._store.now_ms()
+            for member in members:
+                self._end_when_expired(member, now)
+                if member.wants_book:
+                    self._send_book(member)
+            self._tell_masters()
+            self._beat(now)
+
+    def _end_when_expired(self, member: Member, now: int) -> None:
+        with self._list:
+            if member.connection not in self._members:
+                return
+            if member.user.expires_at is not None and member.user.expires_at <= now:
+                self._end(member, FORBIDDEN, "the account has expired")
+            elif member.token_expires_at <= now:
+                self._end(member, TOKEN_EXPIRED, "the token has expired")
+
+    def _tell_masters(self, reporting: str | None = None) -> None:
+        """Tell followers which masters went offline or came back. `reporting` has just sent its whole book."""
+        masters = self._store.masters()
+        if {master.name for master in masters} != set(self._masters):
+            # A master came or went: everybody needs the book with it or without it.
+            known, self._masters = self._masters, {master.name: False for master in masters}
+            self._masters.update((name, online) for name, online in known.items() if name in self._masters)
+            self._books.clear()
+            with self._list:
+                members = list(self._members.values())
+            for member in members:
+                self._send_book(member)
+        for master in masters:
+            first_report = master.name == reporting and master.name not in self._reported
+            if first_report:
+                self._reported.add(master.name)
+            if first_report or self._masters[master.name] != master.online:
+                self._masters[master.name] = master.online
+                self._tell_master(master)
+
+    def _tell_master(self, master: Master) -> None:
+        self._books.clear()
+        log.info("master %s is %s", master.name, "online" if master.online else "offline")
+        message = {"type": "master", "server_time": self._store.now_ms(), "data": master.as_message()}
+        with self._list:
+            for view, group in self._groups.items():
+                if view.sees(master.name):
+                    frame = encode(message).encode()
+                    for member in group.members:
+                        member.connection.send_frame(frame)
+
+    def _beat(self, now: int) -> None:
+        with self._list:
+            for group in self._groups.values():
+                if self._clock.monotonic() - group.told_at >= HEARTBEAT_S:
+                    self._send(group, {"type": "heartbeat", "seq": group.last, "server_time": now})
+
+    def run(self) -> None:
+        """The hub's own thread, until `stop`."""
+        troubled = False
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                self.step()
+                if troubled:
+                    log.info("the database works again")
+                troubled = False
+            except Unavailable as error:
+                if not troubled:
+                    log.error("%s", error)
+                troubled = True
+            self._wake.wait(STEP_S)
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    # --- for the dashboard and the metrics ---------------------------------------------------------------------------
+
+    def connected_by_role(self) -> dict[str, int]:
+        with self._list:
+            return Counter(member.user.role for member in self._members.values())
+
+    def connected_users(self) -> dict[str, int]:
+        """User name → number of connections."""
+        with self._list:
+            return Counter(member.user.username for member in self._members.values())
+
+    def followers_of(self, master: str) -> dict[str, int]:
+        """Client name → number of connections, of the clients that see `master`."""
+        with self._list:
+            return Counter(
+                member.user.username
+                for member in self._members.values()
+                if member.user.role is Role.CLIENT and member.view.sees(master)
+            )

@@ -1,0 +1,299 @@
+"""The local state of a copier or a sender: all its SQL, and the lock that keeps a second program off it.
+
+What is committed here survives kill -9 and power loss (WAL, synchronous=FULL). One connection under one lock: SQLite
+before 3.51.3 can damage a WAL file that two connections check-point at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sqlite3
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from decimal import Decimal
+from pathlib import Path
+from typing import IO, Any, Final
+
+from copies import Copy, State
+from mirror import CopyKey
+from signals import Action, Book, Key, Kind, Source, Trade, decode, encode, trade_for_sender, trade_from_sender
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION: Final = 1
+SCHEMA: Final = Path(__file__).with_name("schema_ledger.sql")
+
+
+class LedgerError(Exception):
+    """The ledger could not be read or written (disk full, locked, removed). Nothing of the change is in it."""
+
+
+class WrongLedger(Exception):
+    """The ledger must not be used: another program has it, or it belongs to another account. str() says what to do."""
+
+
+class OneInstance:
+    """A lock on `path` that dies with its process. Raises `WrongLedger` when another process holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[str] = open(path, "a+")  # noqa: SIM115  held open for as long as the lock is
+        try:
+            _lock(self._file)
+        except OSError as error:
+            self._file.close()
+            raise WrongLedger(
+                f"{path} is in use: the same program is already running in this folder. Two of them on one account "
+                "would fight over it; close the other one first."
+            ) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _lock(file: IO[str]) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class Ledger:
+    """The file, its values and its pending reports; common to copier and sender."""
+
+    def __init__(self, path: Path, owner: str, clock: Any = time) -> None:
+        """Open or create. `owner` names the account; a ledger of another owner raises `WrongLedger`.
+
+        A damaged file is put aside under another name, loudly, and a new one begun.
+        """
+        self.path = path
+        self._clock = clock
+        self._lock = threading.RLock()
+        self.is_new = False
+        self._db = self._open()
+        known = self.get("owner")
+        if known is None:
+            self.is_new = True
+            self.set(owner=owner, created_at=str(self._now_ms()), ledger=uuid.uuid4().hex)
+        elif known != owner:
+            self.close()
+            raise WrongLedger(
+                f"{path} belongs to {known}, the configuration is for {owner}. "
+                "Use a folder of its own for each account (configuration and ledger together)."
+            )
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def _now_ms(self) -> int:
+        return int(self._clock.time() * 1000)
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as damage:
+            if isinstance(damage, sqlite3.OperationalError):  # cannot open, locked, disk full: not damage
+                raise LedgerError(f"{self.path} cannot be opened: {damage}") from damage
+            aside = self.path.with_name(f"{self.path.name}.damaged-{self._now_ms()}")
+            log.error("%s is damaged (%s): put aside as %s, a new one is begun", self.path, damage, aside.name)
+            os.replace(self.path, aside)
+            for leftover in ("-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(f"{self.path}{leftover}", f"{aside}{leftover}")
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        try:
+            db.row_factory = sqlite3.Row
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                db.executescript(
+                    f"BEGIN IMMEDIATE; {SCHEMA.read_text('utf-8')} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                )
+            elif version != SCHEMA_VERSION:
+                raise WrongLedger(
+                    f"{self.path} was written by another version of this program (schema {version}, "
+                    f"this one knows {SCHEMA_VERSION})"
+                )
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Everything inside is committed together or not at all. Raises `LedgerError`."""
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise LedgerError(f"{self.path} could not be written: {error}") from error
+
+    def _rows(self, statement: str, *parameters: Any) -> list[sqlite3.Row]:
+        with self._lock:
+            try:
+                return self._db.execute(statement, parameters).fetchall()
+            except sqlite3.Error as error:
+                raise LedgerError(f"{self.path} could not be read: {error}") from error
+
+    def get(self, key: str) -> str | None:
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        return str(rows[0]["value"]) if rows else None
+
+    def set(self, **values: str) -> None:
+        with self._transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", values.items())
+
+
+_COLUMNS: Final = [field.name for field in fields(Copy)]
+
+
+class CopierLedger(Ledger):
+    """The copies and the reports about them. `copies` holds the live ones and those that were asked for."""
+
+    def __init__(self, path: Path, owner: str, clock: Any = time) -> None:
+        super().__init__(path, owner, clock)
+        live = (State.OPENING, State.OPEN, State.CLOSING, State.UNKNOWN)
+        rows = self._rows("SELECT * FROM copies WHERE state IN (?, ?, ?, ?)", *live)
+        self.copies: dict[CopyKey, Copy] = {copy.key: copy for copy in map(_copy, rows)}
+
+    def load(self, keys: Iterable[CopyKey]) -> None:
+        """Have the copies of these trades in `copies`, where there are any."""
+        for key in keys:
+            if key not in self.copies:
+                rows = self._rows("SELECT * FROM copies WHERE master = ? AND kind = ? AND ticket = ?", *key)
+                for row in rows:
+                    self.copies[key] = _copy(row)
+
+    def forget(self, needed: Iterable[CopyKey]) -> None:
+        """Keep of the ended copies only those that are `needed` in memory. The file keeps all."""
+        keep = set(needed)
+        ended = (State.CLOSED, State.CLOSED_BY_CLIENT, State.SKIPPED, State.FAILED)
+        for key in [key for key, copy in self.copies.items() if copy.state in ended and key not in keep]:
+            del self.copies[key]
+
+    def by_tag(self, tags: Iterable[str]) -> dict[str, Copy]:
+        found = {}
+        for tag in set(tags):
+            for row in self._rows("SELECT * FROM copies WHERE tag = ?", tag):
+                found[tag] = _copy(row)
+        return found
+
+    def record(self, *copies: Copy, reports: Iterable[Mapping[str, Any]] = ()) -> None:
+        """The state of copies from now on, together with the reports about them, in one transaction."""
+        now = self._now_ms()
+        with self._transaction() as db:
+            for copy in copies:
+                values = [_stored(getattr(copy, name)) for name in _COLUMNS]
+                db.execute(
+                    f"""
+                    INSERT INTO copies ({", ".join(f'"{name}"' for name in _COLUMNS)}, created_at, updated_at)
+                    VALUES ({", ".join("?" for _ in _COLUMNS)}, ?, ?)
+                    ON CONFLICT (master, kind, ticket) DO UPDATE SET
+                    {", ".join(f'"{name}" = excluded."{name}"' for name in _COLUMNS)}, updated_at = excluded.updated_at
+                    """,  # noqa: S608  the column names are those of the dataclass
+                    (*values, now, now),
+                )
+            for report in reports:
+                db.execute("INSERT INTO reports (body) VALUES (?)", (encode({"id": uuid.uuid4().hex, **report}),))
+        for copy in copies:
+            self.copies[copy.key] = copy
+
+    def withdraw(self, copy: Copy) -> None:
+        """Take an intent back: the broker's answer proves that its order was not executed."""
+        with self._transaction() as db:
+            db.execute(
+                "DELETE FROM copies WHERE master = ? AND kind = ? AND ticket = ? AND state = 'opening'", copy.key
+            )
+        self.copies.pop(copy.key, None)
+
+    def reports(self, limit: int) -> list[tuple[int, dict[str, Any]]]:
+        """The oldest reports that the server has not confirmed: (number, body)."""
+        rows = self._rows("SELECT number, body FROM reports ORDER BY number LIMIT ?", limit)
+        return [(row["number"], json.loads(row["body"])) for row in rows]
+
+    def confirmed(self, numbers: Iterable[int]) -> None:
+        with self._transaction() as db:
+            db.executemany("DELETE FROM reports WHERE number = ?", [(number,) for number in numbers])
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    return str(value) if isinstance(value, str) else value  # a plain str, also of an enumeration
+
+
+def _copy(row: sqlite3.Row) -> Copy:
+    client_kind, reduce_to = row["client_kind"], row["reduce_to"]
+    return Copy(
+        master=row["master"],
+        kind=Kind(row["kind"]),
+        ticket=row["ticket"],
+        state=State(row["state"]),
+        tag=row["tag"],
+        symbol=row["symbol"],
+        action=Action(row["action"]),
+        magic=row["magic"],
+        source=Source(row["source"]),
+        epoch=row["epoch"],
+        volume=Decimal(row["volume"]),
+        master_volume=Decimal(row["master_volume"]),
+        current=Decimal(row["current"]),
+        after_ticket=row["after_ticket"],
+        order=row["order"],
+        client_kind=Kind(client_kind) if client_kind else None,
+        client_ticket=row["client_ticket"],
+        reduce_to=Decimal(reduce_to) if reduce_to is not None else None,
+        reason=row["reason"],
+        detail=row["detail"],
+    )
+
+
+class SenderLedger(Ledger):
+    """The book that the server acknowledged last."""
+
+    def acknowledged(self) -> dict[Key, Trade]:
+        rows = self._rows("SELECT body FROM acknowledged")
+        trades = [trade_from_sender(decode(row["body"]))[0] for row in rows]
+        return {trade.key: trade for trade in trades}
+
+    def acknowledge(
+        self, changed: Iterable[Trade] = (), gone: Iterable[Key] = (), *, whole: Book | None = None
+    ) -> None:
+        """What the server has now: these trades, without those; with `whole`, exactly that book."""
+        with self._transaction() as db:
+            if whole is not None:
+                db.execute("DELETE FROM acknowledged")
+                changed = [*whole.values()]
+            for key in gone:
+                db.execute("DELETE FROM acknowledged WHERE kind = ? AND ticket = ?", (str(key[0]), key[1]))
+            for trade in changed:
+                db.execute(
+                    "INSERT OR REPLACE INTO acknowledged (kind, ticket, body) VALUES (?, ?, ?)",
+                    (str(trade.kind), trade.ticket, encode(trade_for_sender(trade, None))),
+                )

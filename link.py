@@ -1,0 +1,221 @@
+"""The copier's two threads towards the server: one listens to the WebSocket, one reports what was done.
+
+Neither touches money. What the listener hears goes into a queue; what the reporter sends comes out of the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import websocket
+
+from api_client import Api, ApiDown, ApiRefused
+from config import ApiSettings
+from ledger import CopierLedger, LedgerError
+from signals import BadJson, decode, encode
+
+log = logging.getLogger(__name__)
+
+SILENCE_S: Final = 15.0  # the server speaks every 5 s; three silent periods end the connection
+FIRST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 15.0
+BATCH: Final = 200
+
+TOKEN_EXPIRED, DEACTIVATED, TAKEN_OVER = 4401, 4403, 4409
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message, and when it came (monotonic seconds)."""
+
+    message: dict[str, Any]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection ended. With `for_good` the program must stop: the server gave our place to another copier."""
+
+    why: str
+    for_good: bool = False
+
+
+Inbox = queue.SimpleQueue[Heard | Lost]
+
+
+def pause(attempt: int) -> float:
+    """Seconds before the next attempt: growing, and drawn by each copier, so that a thousand do not come at once."""
+    longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(attempt, 10))
+    return random.uniform(longest / 2, longest)
+
+
+class Listener(threading.Thread):
+    """Keeps the WebSocket connected and puts everything it hears into `inbox`."""
+
+    def __init__(self, api: Api, settings: ApiSettings, inbox: Inbox, stop: threading.Event) -> None:
+        super().__init__(name="listener", daemon=True)
+        self._api = api
+        self._settings = settings
+        self._inbox = inbox
+        self._stop_event = stop
+        self._socket: websocket.WebSocket | None = None
+
+    def sync(self) -> None:
+        """Ask for the whole book."""
+        self._send({"type": "sync"})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        connected = self._socket
+        if connected is None:
+            return
+        try:
+            connected.send(encode(message))
+        except (websocket.WebSocketException, OSError) as error:
+            log.debug("nothing sent: %s", error)  # the listening thread notices the same and reports it
+
+    def run(self) -> None:
+        attempt = 0
+        try:
+            while not self._stop_event.is_set():
+                lost, heard_something = self._listen()
+                if self._stop_event.is_set():
+                    return
+                attempt = 0 if heard_something else attempt + 1
+                self._inbox.put(lost)
+                if lost.for_good:
+                    return
+                self._stop_event.wait(pause(attempt))
+        except Exception:
+            log.exception("the listening thread failed")
+            raise
+        finally:
+            # Whatever ended this thread: a copier that hears nothing must not look alive.
+            self._inbox.put(Lost("the listening thread has ended", for_good=True))
+
+    def close(self) -> None:
+        connected = self._socket
+        if connected is not None:
+            connected.abort()  # type: ignore[no-untyped-call]
+
+    def _listen(self) -> tuple[Lost, bool]:
+        """Connect and listen until the connection ends; whether anything was heard on it."""
+        heard = False
+        token = ""
+        try:
+            token = self._api.token()
+            connection = self._connect(token)
+        except websocket.WebSocketBadStatusException as refused:
+            if refused.status_code == 401:
+                self._api.forget_token(token)
+            return Lost(f"the server refused the WebSocket: {refused.status_code}"), False
+        except (ApiDown, ApiRefused, websocket.WebSocketException, OSError) as error:
+            return Lost(str(error)), False
+        try:
+            self._socket = connection
+            while not self._stop_event.is_set():
+                code, data = connection.recv_data(control_frame=True)
+                if code == websocket.ABNF.OPCODE_CLOSE:
+                    return self._closed(data, token), heard
+                if code == websocket.ABNF.OPCODE_TEXT:
+                    self._inbox.put(Heard(decode(data), time.monotonic()))
+                    heard = True
+        except websocket.WebSocketTimeoutException:
+            return Lost(f"nothing heard for {SILENCE_S:.0f} s"), heard
+        except BadJson as error:
+            return Lost(f"the server sent what is not a message: {error}"), heard
+        except (websocket.WebSocketException, OSError) as error:
+            return Lost(str(error) or "the connection was closed"), heard
+        finally:
+            self._socket = None
+            connection.abort()  # type: ignore[no-untyped-call]
+        return Lost("stopped"), heard
+
+    def _connect(self, token: str) -> websocket.WebSocket:
+        url = self._settings.ws_url.rstrip("/")
+        if not urlsplit(url).path:
+            url += "/ws"
+        return websocket.create_connection(
+            url,
+            timeout=SILENCE_S,
+            header=[f"Authorization: Bearer {token}"],
+            sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+            sslopt={"ca_certs": self._settings.ca_file} if self._settings.ca_file else None,
+            enable_multithread=True,  # sync() sends from the thread that trades
+            suppress_origin=True,
+        )
+
+    def _closed(self, data: bytes, token: str) -> Lost:
+        code = int.from_bytes(data[:2], "big") if len(data) >= 2 else 1005
+        reason = data[2:].decode("utf-8", "replace")
+        if code == TAKEN_OVER:
+            return Lost(
+                "another copier has connected with this user name: two copiers on one account would fight, "
+                "so this one stops. Close the other one, or give each follower a user of its own.",
+                for_good=True,
+            )
+        if code in (TOKEN_EXPIRED, DEACTIVATED):
+            self._api.forget_token(token)
+        return Lost(f"the server closed the connection: {code} {reason}".rstrip())
+
+
+class Reporter(threading.Thread):
+    """Sends the ledger's reports to the server, oldest first, until each is confirmed."""
+
+    def __init__(self, api: Api, ledger: CopierLedger, stop: threading.Event) -> None:
+        super().__init__(name="reporter", daemon=True)
+        self._api = api
+        self._ledger = ledger
+        self._stop_event = stop
+        self.wake = threading.Event()
+
+    def run(self) -> None:
+        attempt = 0
+        while not self._stop_event.is_set():
+            try:
+                more = self.step()
+                if attempt:
+                    log.info("reports reach the server again")
+                attempt = 0
+            except (ApiDown, ApiRefused, LedgerError) as error:
+                if not attempt:
+                    log.warning("reports wait in the ledger: %s", error)
+                attempt += 1
+                self._stop_event.wait(pause(attempt))
+                continue
+            if not more:
+                self.wake.wait(1.0)
+                self.wake.clear()
+
+    def step(self) -> bool:
+        """Send one batch; whether there may be more. Raises `ApiDown`, `ApiRefused`, `LedgerError`."""
+        batch = self._ledger.reports(BATCH)
+        if not batch:
+            return False
+        try:
+            self._send([body for _, body in batch])
+        except ApiRefused as refused:
+            if refused.status != 422:
+                raise
+            for _, body in batch:  # one report that the server cannot take must not hold up the others
+                self._send_alone(body)
+        self._ledger.confirmed(number for number, _ in batch)
+        return True
+
+    def _send(self, reports: list[dict[str, Any]]) -> None:
+        self._api.call("POST", "/executions", {"executions": reports})
+
+    def _send_alone(self, report: dict[str, Any]) -> None:
+        try:
+            self._send([report])
+        except ApiRefused as refused:
+            if refused.status != 422:
+                raise
+            log.error("the server cannot take a report, it stays in client.log only: %s: %s", refused, report)

@@ -1,0 +1,211 @@
+"""The copier's picture of its masters' books, built from the server's messages.
+
+Pure: messages and the time of their arrival (monotonic seconds) come as arguments. A gap in the numbering is always
+noticed, and answered by asking for the whole book, never by guessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+from signals import (
+    TIME_MS,
+    USERNAME,
+    BadField,
+    Check,
+    Kind,
+    Source,
+    Trade,
+    boolean,
+    number,
+    or_null,
+    read_fields,
+    text,
+    trade_from_server,
+    whole,
+)
+
+CopyKey = tuple[str, Kind, int]  # master, kind, ticket
+
+_SEQ: Final = whole(0, 2**62)
+_ANY: Final[Check] = lambda value: value  # noqa: E731
+
+
+def _list_of_objects(value: Any) -> list[dict[str, Any]]:
+    if type(value) is not list or not all(type(item) is dict for item in value):
+        raise ValueError("must be a list of objects")
+    return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise ValueError("must be an object")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A trade of a book, with what is needed to tell its age without any wall clock."""
+
+    trade: Trade
+    age_at_receipt_ms: int | None  # by the server's clock; None = the server does not know it
+    received: float  # monotonic seconds
+    detected_at: int = 0  # UTC ms at the sender, for the report of latencies only
+    server_time: int = 0
+
+    def age_ms(self, now: float) -> int | None:
+        if self.age_at_receipt_ms is None:
+            return None
+        return self.age_at_receipt_ms + int((now - self.received) * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Master:
+    """What the server says of a master."""
+
+    reported_at: int | None  # UTC ms of the last whole book that reached this server database; None = never
+    online: bool
+
+
+class Mirror:
+    """The masters' books as far as the server has told them."""
+
+    def __init__(self, last_epoch: str = "", last_seq: int = 0) -> None:
+        """`last_epoch` and `last_seq` are what the ledger remembers from before the start."""
+        self.trades: dict[CopyKey, Held] = {}
+        self.masters: dict[str, Master] = {}
+        self.epoch = last_epoch
+        self.seq = last_seq
+        self.known = False  # a book has come since the start
+        self.synced = False  # and everything since, over a connection that stands
+        self.first_book: frozenset[CopyKey] = frozenset()  # keys of the first book since the start
+        # Masters whose books are not believed to be complete: the server's database went back in time (a backup was
+        # restored), and their senders have not reported to it since.
+        self._went_back: dict[str, int | None] = {}
+
+    def disconnected(self) -> None:
+        """The books stay as they are, but may be out of date: nothing may be opened from them."""
+        self.synced = False
+
+    def speaks_for(self, master: str, source: Source, epoch: str) -> bool:
+        """Whether a trade of `master` that is not in the book is gone, and not merely unknown to this server database.
+
+        `epoch` is that of the database that told of the trade. What a sender's account holds is known once it has
+        reported; what was entered by hand is known to the database in which it was entered, and to no other.
+        """
+        if not self.known or master not in self.masters or master in self._went_back:
+            return False
+        if source is Source.MANUAL:
+            return epoch == self.epoch
+        return self.masters[master].reported_at is not None
+
+    def apply(self, message: Mapping[str, Any], now: float) -> bool:
+        """Take in a message; True when the whole book must be asked for. Raises `BadField`; ignores unknown types."""
+        match message.get("type"):
+            case "book":
+                self._book(message, now)
+            case "signal" | "modify" | "close":
+                return self._change(message, now)
+            case "heartbeat":
+                found = read_fields(message, {"seq": _SEQ}, others_allowed=True)
+                if found["seq"] > self.seq:
+                    self.synced = False
+                return not self.synced
+            case "master":
+                self._master(message)
+        return False
+
+    def _book(self, message: Mapping[str, Any], now: float) -> None:
+        found = read_fields(
+            message,
+            {
+                "seq": _SEQ,
+                "epoch": text(r"[A-Za-z0-9_-]{1,64}", "an identifier"),
+                "server_time": TIME_MS,
+                "data": _object,
+            },
+            others_allowed=True,
+        )
+        data = read_fields(
+            found["data"], {"masters": _list_of_objects, "trades": _list_of_objects}, others_allowed=True
+        )
+        masters = {}
+        for entry in data["masters"]:
+            one = read_fields(
+                entry, {"master": USERNAME, "reported_at": or_null(TIME_MS), "online": boolean}, others_allowed=True
+            )
+            masters[one["master"]] = Master(one["reported_at"], one["online"])
+        trades = {}
+        for entry in data["trades"]:
+            held = _held(entry, found["server_time"], now, 0)
+            trades[(held.trade.master, *held.trade.key)] = held
+
+        if found["epoch"] == self.epoch and found["seq"] < self.seq:
+            self._went_back = {name: master.reported_at for name, master in masters.items()}
+        self._went_back = {
+            name: then
+            for name, then in self._went_back.items()
+            if found["epoch"] == self.epoch and name in masters and masters[name].reported_at == then
+        }
+        # The time at the sender is not in the book; keep what an earlier message said.
+        for key, held in trades.items():
+            before = self.trades.get(key)
+            if before is not None and before.detected_at:
+                trades[key] = Held(
+                    held.trade, held.age_at_receipt_ms, held.received, before.detected_at, before.server_time
+                )
+        if not self.known:
+            self.first_book = frozenset(trades)
+        self.masters, self.trades = masters, trades
+        self.epoch, self.seq = found["epoch"], found["seq"]
+        self.known = self.synced = True
+
+    def _change(self, message: Mapping[str, Any], now: float) -> bool:
+        found = read_fields(
+            message,
+            {"seq": _SEQ, "prev": _SEQ, "server_time": TIME_MS, "data": _object},
+            {"detected_at": or_null(TIME_MS)},
+            others_allowed=True,
+        )
+        if not self.known or not self.synced:
+            return True
+        if found["seq"] <= self.seq:
+            return False
+        if found["prev"] > self.seq:
+            self.synced = False
+            return True
+        data = dict(found["data"])
+        remaining = Decimal(1)
+        if message["type"] == "close":
+            closed = read_fields(data, {"remaining": number(0, 1_000_000)}, others_allowed=True)
+            remaining = closed["remaining"]
+            if not remaining:
+                closed = read_fields(data, {"master": USERNAME, "kind": _ANY, "ticket": _ANY}, others_allowed=True)
+                self.trades.pop((closed["master"], Kind(closed["kind"]), closed["ticket"]), None)
+        if remaining:
+            held = _held(data, found["server_time"], now, found.get("detected_at") or 0)
+            self.trades[(held.trade.master, *held.trade.key)] = held
+        self.seq = found["seq"]
+        return False
+
+    def _master(self, message: Mapping[str, Any]) -> None:
+        found = read_fields(message, {"data": _object}, others_allowed=True)
+        entry = read_fields(found["data"], {"master": USERNAME, "online": boolean}, others_allowed=True)
+        name = entry["master"]
+        known = self.masters.get(name)
+        # Online means that a whole book was reported just now.
+        reported = found["data"].get("reported_at", known.reported_at if known else None)
+        if reported is not None and type(reported) is not int:
+            raise BadField("reported_at", "must be UTC milliseconds or null")
+        self.masters[name] = Master(reported, entry["online"])
+        if name in self._went_back and reported != self._went_back[name]:
+            del self._went_back[name]
+
+
+def _held(data: Mapping[str, Any], server_time: int, now: float, detected_at: int) -> Held:
+    trade = trade_from_server(data)
+    age = max(0, server_time - trade.opened_at) if trade.opened_at else None
+    return Held(trade, age, now, detected_at, server_time)

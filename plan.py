@@ -1,0 +1,300 @@
+"""What to do now: the copies, the masters' books and the rules go in, the next actions come out.
+
+Pure: no clock, no terminal, no database, no socket. `copier.py` asks again after every message and every second, so
+that nothing depends on having seen an event, and an action that did not work out comes back by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from account import Order, Position, Reading, Symbol
+from copies import LIVE, Copy, State, order_key, position_key
+from mirror import CopyKey, Held, Mirror
+from safety import (
+    Allowed,
+    Copying,
+    Exposure,
+    Limits,
+    Reason,
+    Refusal,
+    Sizing,
+    decide,
+    remaining_volume,
+    rounded_price,
+)
+from signals import NOTHING, Kind, Trade
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    copy: Copy
+    position: Position
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    copy: Copy
+    position: Position
+    to: Decimal  # lots left
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    copy: Copy
+    order: Order
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class SetStops:
+    copy: Copy
+    position: Position
+    sl: Decimal
+    tp: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    copy: Copy
+    order: Order
+    price: Decimal
+    stoplimit: Decimal
+    sl: Decimal
+    tp: Decimal
+    expiration: int  # seconds of the client's broker clock, 0 = none
+
+
+@dataclass(frozen=True, slots=True)
+class Inherit:
+    """The copy of a pending order that filled becomes the copy of the position that the master's order became."""
+
+    copy: Copy
+    trade: Trade
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Open a position or place a pending order, as the trade's kind says."""
+
+    held: Held
+    allowed: Allowed
+    price: Decimal  # this and the following on the grid of the client's symbol; price only of a pending order
+    stoplimit: Decimal
+    sl: Decimal
+    tp: Decimal
+    expiration: int  # seconds of the client's broker clock, 0 = none
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Not now, or for good when the refusal is final."""
+
+    held: Held
+    refusal: Refusal
+
+
+Step = Close | Reduce | Remove | SetStops | Move | Inherit | Open | Refuse
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The follower's settings as they are in force now."""
+
+    copying: Copying
+    sizing: Sizing
+    limits: Limits
+    magic: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Everything `plan` looks at beside the masters' books and the rules."""
+
+    copies: Mapping[CopyKey, Copy]  # all that concern trades of the books, and all live ones
+    reading: Reading
+    symbols: Mapping[str, Symbol | None]  # None = the broker has none of that name
+    highest_equity: Decimal
+    now: float  # monotonic seconds
+    opens_allowed: bool = True  # False while the reading is in doubt or the books are not up to date
+    ledger_age_s: float | None = None  # None = old enough to know every trade that is young enough to be opened
+    utc_offset_s: int | None = None  # of the client's broker clock; None = not known
+    # (trade, kind of step) → monotonic time until which that step rests, after a refusal for now
+    not_before: Mapping[tuple[CopyKey, type], float] = field(default_factory=dict)
+
+    def rests(self, key: CopyKey, kind: type) -> bool:
+        return self.not_before.get((key, kind), 0.0) > self.now
+
+
+def plan(mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
+    """What to do now, in this order: what takes risk away, what moves stops, what opens."""
+    away: list[Step] = []
+    moves: list[Step] = []
+    opens: list[Step] = []
+    for copy in known.copies.values():
+        if copy.state in (State.OPEN, State.CLOSING):
+            for step in _follow(copy, mirror, known, rules):
+                if not known.rests(copy.key, type(step)):
+                    (moves if isinstance(step, SetStops | Move) else away).append(step)
+    if known.opens_allowed:
+        opens = _opens(mirror, known, rules)
+    return away + moves + opens
+
+
+def _follow(copy: Copy, mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
+    """What an open copy needs to be as its master's trade is."""
+    position = next((p for p in known.reading.positions if p.identifier == copy.client_ticket), None)
+    order = next((o for o in known.reading.orders if o.ticket == copy.client_ticket), None)
+    held = mirror.trades.get(copy.key)
+    heir = mirror.trades.get(position_key(copy.key)) if copy.kind is Kind.ORDER else None
+
+    if rules.copying is Copying.FLATTEN:
+        return _end(copy, position, order, Reason.FLATTENED)
+    if heir is not None:
+        # The master's order filled. A copy that filled too goes on as the copy of the position; one that did not is
+        # taken back first, and only when it is proven not to have filled is the position opened at market: never both.
+        if position is not None and order is None:
+            return [Inherit(copy, heir.trade)]
+        return _end(copy, None, order, Reason.MASTER_CLOSED)
+    if held is None:
+        if not mirror.speaks_for(copy.master, copy.source, copy.epoch):
+            return []
+        return _end(copy, position, order, Reason.MASTER_CLOSED)
+
+    trade = held.trade
+    symbol = known.symbols.get(copy.symbol)
+    if symbol is None:
+        return []
+    if (
+        trade.action.buys != copy.action.buys
+    ):  # the master turned round: this copy is the copy of something that is gone
+        return _end(copy, position, order, Reason.MASTER_CLOSED)
+    wanted: list[Step] = []
+    if position is not None and copy.kind is Kind.POSITION and copy.reduce_to is None:
+        target = remaining_volume(copy.volume, position.volume, trade.volume, copy.master_volume, symbol)
+        if target < position.volume:
+            wanted.append(Reduce(copy, position, target))
+    if rules.copying is Copying.PAUSED:
+        return wanted
+    price, stoplimit, sl, tp = _prices(trade, symbol)
+    if position is not None and (position.sl, position.tp) != (sl, tp):
+        wanted.append(SetStops(copy, position, sl, tp))
+    if order is not None:
+        expiration = _expiration(trade, symbol, known)
+        now = (order.price, order.stoplimit, order.sl, order.tp, order.expiration_msc // 1000)
+        if now != (price, stoplimit, sl, tp, expiration):
+            wanted.append(Move(copy, order, price, stoplimit, sl, tp, expiration))
+    return wanted
+
+
+def _prices(trade: Trade, symbol: Symbol) -> tuple[Decimal, Decimal, Decimal, Decimal]:
+    """Price, stop-limit price, SL and TP of a trade on the grid of the client's symbol."""
+    price, stoplimit, sl, tp = (
+        rounded_price(price, symbol.tick_size) for price in (trade.price, trade.stoplimit, trade.sl, trade.tp)
+    )
+    return price, stoplimit, sl, tp
+
+
+def _expiration(trade: Trade, symbol: Symbol, known: Known) -> int:
+    """When the client's broker should let a pending order expire, by its own clock.
+
+    0 where it cannot, or where its clock is not known: the copy is then removed when the master's order has gone.
+    """
+    if not trade.expiration or not symbol.takes_expiration or known.utc_offset_s is None:
+        return 0
+    return trade.expiration // 1000 + known.utc_offset_s
+
+
+def _end(copy: Copy, position: Position | None, order: Order | None, reason: Reason) -> list[Step]:
+    ends: list[Step] = []
+    if order is not None:
+        ends.append(Remove(copy, order, reason))
+    if position is not None:
+        ends.append(Close(copy, position, reason))
+    return ends
+
+
+def _opens(mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
+    wanted: list[Step] = []
+    exposure = exposure_of(known, rules.magic)
+    unresolved = {(c.symbol, c.action.buys, c.volume) for c in known.copies.values() if c.state is State.OPENING}
+    for key, held in mirror.trades.items():
+        if key in known.copies or known.rests(key, Open):
+            continue
+        verdict = _judged(key, held, known, rules, exposure)
+        if isinstance(verdict, Allowed):
+            likeness = (verdict.symbol.name, held.trade.action.buys, verdict.volume)
+            if likeness not in unresolved:
+                unresolved.add(likeness)
+                exposure = _with(exposure, held.trade, verdict)
+                prices = _prices(held.trade, verdict.symbol)
+                wanted.append(Open(held, verdict, *prices, _expiration(held.trade, verdict.symbol, known)))
+                continue
+            verdict = Refusal(
+                Reason.WAITING,
+                f"an order like it ({verdict.volume} lots of {verdict.symbol.name}) has no known outcome yet",
+                {"volume": verdict.volume},
+            )
+        wanted.append(Refuse(held, verdict))
+    return wanted
+
+
+def _judged(key: CopyKey, held: Held, known: Known, rules: Rules, exposure: Exposure) -> Allowed | Refusal:
+    """The verdict on a trade that was never copied: of the ledger, of the pending order it came from, of the rules."""
+    age_ms = held.age_ms(known.now)
+    if known.ledger_age_s is not None and age_ms is not None and age_ms > known.ledger_age_s * 1000:
+        return Refusal(
+            Reason.OLDER_THAN_LEDGER,
+            f"the trade is {age_ms / 1000:.1f} s old, the ledger {known.ledger_age_s:.1f} s: "
+            "it may have been copied before",
+            {"age_ms": age_ms},
+        )
+    by_its_order = _decided_by_its_order(key, known)
+    if by_its_order is not None and by_its_order.final:
+        return by_its_order
+    verdict = decide(
+        held.trade,
+        age_ms,
+        rules.copying,
+        rules.sizing,
+        rules.limits,
+        known.reading.account,
+        known.highest_equity,
+        known.symbols.get(held.trade.symbol),
+        exposure,
+    )
+    return by_its_order if by_its_order is not None and isinstance(verdict, Allowed) else verdict
+
+
+def _with(exposure: Exposure, trade: Trade, allowed: Allowed) -> Exposure:
+    margin = (allowed.symbol.margin_buy if trade.action.buys else allowed.symbol.margin_sell) or NOTHING
+    return Exposure(exposure.trades + 1, exposure.lots + allowed.volume, exposure.margin + margin * allowed.volume)
+
+
+def exposure_of(known: Known, magic: int) -> Exposure:
+    """What our copies take: everything with our magic on the account, and the opens of unknown outcome."""
+    volumes = [position.volume for position in known.reading.positions if position.magic == magic]
+    volumes += [order.volume for order in known.reading.orders if order.magic == magic]
+    volumes += [copy.volume for copy in known.copies.values() if copy.state is State.OPENING]
+    return Exposure(len(volumes), sum(volumes, NOTHING))
+
+
+def _decided_by_its_order(key: CopyKey, known: Known) -> Refusal | None:
+    """For a position that the master's pending order became: what the fate of that order's copy says about it."""
+    if key[1] is not Kind.POSITION:
+        return None
+    forerunner = known.copies.get(order_key(key))
+    if forerunner is None:
+        return None
+    if forerunner.state in LIVE:
+        return Refusal(Reason.WAITING, "the copy of the pending order it came from is not settled yet", {})
+    if forerunner.state is State.CLOSED_BY_CLIENT:
+        return Refusal(
+            Reason.CLOSED_BY_CLIENT, "the copy of the pending order it came from was ended on the client", {}
+        )
+    if forerunner.state is State.UNKNOWN:
+        return Refusal(Reason.OUTCOME_UNKNOWN, "the pending order it came from may still fill", {})
+    return None

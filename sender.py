@@ -1,0 +1,435 @@
+"""The master's side: read the account, compare it with what the server has acknowledged, send the difference.
+
+It never trades, so the investor (read-only) password is enough. It never takes a failed or doubtful reading for a
+change: a position has closed when the history shows its closing deals, or when good readings have gone without it for
+15 seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+from account import Deal, Entry, Order, OrderEnd, Position, Reading
+from api_client import Api, ApiDown, ApiRefused
+from config import ConfigError, SenderConfig, load_sender
+from console import NoModule, Spoken, load_module, log_to
+from ledger import LedgerError, OneInstance, SenderLedger, WrongLedger
+from signals import (
+    NOTHING,
+    BadField,
+    Change,
+    ChangeType,
+    Key,
+    Kind,
+    Source,
+    Trade,
+    diff,
+    differs,
+    modifiable,
+    trade_for_sender,
+    trade_from_sender,
+    trade_from_server,
+)
+from terminal import ConnectionLost, Terminal, Unreadable, connect_until
+
+log = logging.getLogger(__name__)
+
+BOOK_EVERY_S: Final = 5.0
+PATIENCE_S: Final = 15.0  # good readings without a trade, before its end is believed without any proof
+WATCHED_S: Final = 2.0  # a trade that was not there in a reading so young has just been opened
+FEW_CHANGES: Final = 3  # more than these at once go as one whole book, in one request
+LONGEST_REST_S: Final = 5.0  # between attempts to reach a server that is down
+
+
+class Superseded(Exception):
+    """Another sender has taken over this master."""
+
+
+class BrokerClock:
+    """The broker's clock as far as quotes show it, carried on by the monotonic clock between them."""
+
+    def __init__(self) -> None:
+        self._msc = 0
+        self._at = 0.0
+
+    def tick(self, time_msc: int, now: float) -> None:
+        """The newest quote has this time."""
+        if time_msc > self.now_msc(now):
+            self._msc, self._at = time_msc, now
+
+    def now_msc(self, now: float) -> int:
+        """Broker time in ms; 0 while no quote was seen. Never ahead of the broker's clock by more than it drifts."""
+        return self._msc + int((now - self._at) * 1000) if self._msc else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """When this process first saw a trade (monotonic), and how old it can have been then at most (None = any age)."""
+
+    at: float
+    age_ms: int | None
+
+
+class Sender:
+    """One master account. `step()` is one poll; everything it works with is handed in."""
+
+    def __init__(
+        self, terminal: Terminal, api: Api, ledger: SenderLedger, config: SenderConfig, clock: Any = time
+    ) -> None:
+        self._terminal = terminal
+        self._api = api
+        self._ledger = ledger
+        self._config = config
+        self._clock = clock
+        self._book: dict[Key, Trade] = ledger.acknowledged()  # as the server acknowledged it last
+        self._merged = False  # the server's own book was added to it, so that a lost ledger forgets nothing
+        self._session: str | None = None
+        self._rev = 0
+        self._whole_book_due = True
+        self._last_book = 0.0
+        self._rest_until = 0.0
+        self._failures = 0
+        self._broker_clock = BrokerClock()
+        self._last_good: float | None = None
+        self._seen: dict[Key, Seen] = {}
+        self._missing_since: dict[Key, float] = {}
+        self._spoken = Spoken(log)
+
+    # -- one poll
+
+    def step(self) -> None:
+        """Look at the account and tell the server what is new. Raises `ConnectionLost`, `Superseded`, `LedgerError`."""
+        now = self._clock.monotonic()
+        if now < self._rest_until:
+            return
+        try:
+            reading = self._terminal.read()
+            trades = self._trades(reading, now)
+            ages = self._ages(reading, trades, now)
+            if not self._merged:
+                self._merge_server_book()
+            endings = self._endings(trades, reading, now)
+        except Unreadable as problem:
+            self._missing_since.clear()
+            self._last_good = None
+            self._spoken.say("terminal", f"the account cannot be read: {problem}")
+            if isinstance(problem, ConnectionLost):
+                raise
+            return
+        except (ApiDown, ApiRefused) as error:
+            self._failed(error)
+            return
+        self._spoken.clear("terminal", "the account can be read again")
+        self._last_good = now
+        if endings is None:
+            return
+        self._tell(trades, ages, endings, reading, now)
+
+    def _tell(
+        self,
+        trades: Mapping[Key, Trade],
+        ages: Mapping[Key, int | None],
+        endings: Mapping[Key, list[Deal]],
+        reading: Reading,
+        now: float,
+    ) -> None:
+        changes = diff(self._book, trades)
+        for change in changes:
+            log.info("detected %s", _told(change))
+        sayable = all(c.type is not ChangeType.MODIFY or modifiable(self._book_after(c), c.trade) for c in changes)
+        try:
+            if (
+                self._session is None
+                or self._whole_book_due
+                or not sayable
+                or len(changes) > FEW_CHANGES
+                or (not changes and now - self._last_book >= BOOK_EVERY_S)
+            ):
+                self._put_book(trades, ages, reading, loud=bool(changes) or self._session is None)
+            else:
+                for change in changes:
+                    self._post(change, ages, endings.get(change.trade.key, []))
+        except (ApiDown, ApiRefused) as error:
+            self._failed(error)
+            return
+        if self._failures:
+            log.info("the server is reached again")
+        self._failures = 0
+
+    def _book_after(self, change: Change) -> Trade:
+        """What the server knows of a trade once an earlier change of its volume has been told."""
+        known = self._book[change.trade.key]
+        if change.trade.volume < known.volume:
+            return replace(known, volume=change.trade.volume)
+        return known
+
+    def _failed(self, error: ApiDown | ApiRefused) -> None:
+        """Whatever a failed request did or did not do at the server, the whole book settles it."""
+        if isinstance(error, ApiRefused) and error.status == 409:
+            raise Superseded(
+                f"another sender has taken over this master ({error}). Two senders would contradict each other, so "
+                "this one stops."
+            )
+        self._whole_book_due = True
+        self._failures += 1
+        self._rest_until = self._clock.monotonic() + min(0.25 * 2 ** min(self._failures, 8), LONGEST_REST_S)
+        if self._failures == 1:
+            log.error("the server did not take it: %s; the whole book is sent as soon as it can be", error)
+        else:
+            self._spoken.say("server", f"still failing: {error}", logging.ERROR)
+
+    # -- reading
+
+    def _trades(self, reading: Reading, now: float) -> dict[Key, Trade]:
+        """The account as a book. What cannot be said on the wire is left out, loudly."""
+        offset = self._terminal.utc_offset_s({thing.symbol for thing in reading.everything})
+        trades = {}
+        for thing in reading.everything:
+            trade = self._trade(thing, offset)
+            try:
+                trade_from_sender(trade_for_sender(trade, None))
+            except BadField as problem:
+                self._spoken.say(
+                    f"bad {trade.key}", f"{trade.symbol} #{trade.ticket} cannot be copied: {problem}", logging.ERROR
+                )
+                continue
+            trades[trade.key] = trade
+        return trades
+
+    def _trade(self, thing: Position | Order, offset_s: int | None) -> Trade:
+        known = self._book.get((thing.kind, thing.identifier))
+        symbol = None if known else self._terminal.symbol(thing.symbol)
+        trade = Trade(
+            ticket=thing.identifier,
+            kind=thing.kind,
+            symbol=thing.symbol,
+            action=thing.action,
+            volume=thing.volume,
+            initial_volume=known.initial_volume if known else thing.volume,
+            price=thing.price,
+            sl=thing.sl,
+            tp=thing.tp,
+            magic=thing.magic,
+            comment=thing.comment,
+            contract_size=symbol.contract_size if symbol else known.contract_size if known else NOTHING,
+            point=symbol.point if symbol else known.point if known else NOTHING,
+            digits=symbol.digits if symbol else known.digits if known else 0,
+        )
+        if isinstance(thing, Position):
+            return trade
+        expires = thing.expiration_msc - (offset_s or 0) * 1000 if thing.expiration_msc and offset_s is not None else 0
+        return replace(trade, stoplimit=thing.stoplimit, expiration=expires)
+
+    def _ages(self, reading: Reading, trades: Mapping[Key, Trade], now: float) -> dict[Key, int | None]:
+        """How old each trade is, in ms; None where nothing shows it.
+
+        Two measures, and the larger counts: the broker's clock (newest quote less time of opening), which also knows
+        what happened while this program was not running, and the own monotonic clock since the trade was first seen.
+        """
+        newest = self._terminal.newest_tick_msc({trade.symbol for trade in trades.values()})
+        self._broker_clock.tick(newest, now)
+        broker_now = self._broker_clock.now_msc(now)
+        watched = self._last_good is not None and now - self._last_good < WATCHED_S
+        opened = {(Kind.POSITION, p.identifier): p.time_msc for p in reading.positions}
+        opened |= {(Kind.ORDER, o.ticket): o.time_msc for o in reading.orders}
+        self._seen = {key: self._seen.get(key) or Seen(now, 0 if watched else None) for key in trades}
+        ages: dict[Key, int | None] = {}
+        for key in trades:
+            seen = self._seen[key]
+            by_broker = max(0, broker_now - opened[key]) if broker_now else None
+            by_watch = None if seen.age_ms is None else seen.age_ms + int((now - seen.at) * 1000)
+            known = [age for age in (by_broker, by_watch) if age is not None]
+            ages[key] = max(known) if known else None
+        return ages
+
+    def _endings(self, trades: Mapping[Key, Trade], reading: Reading, now: float) -> dict[Key, list[Deal]] | None:
+        """The deals that ended the trades which are not there any more; None while one has no proof of its end."""
+        missing = [key for key in self._book if key not in trades]
+        self._missing_since = {key: self._missing_since.get(key, now) for key in missing}
+        endings = {}
+        for key in missing:
+            deals = self._proof(key, reading)
+            if deals is None:
+                waited = now - self._missing_since[key]
+                if waited < PATIENCE_S:
+                    self._spoken.say(
+                        f"missing {key}",
+                        f"{key[0]} #{key[1]} is not shown and the history does not say why: waiting for proof",
+                    )
+                    return None
+                log.warning("%s #%d has been gone for %.0f s without a deal: taken as closed", *key, waited)
+                deals = []
+            endings[key] = deals
+        return endings
+
+    def _proof(self, key: Key, reading: Reading) -> list[Deal] | None:
+        """The closing deals of a position, an empty list for an order that ended; None when nothing shows an end."""
+        kind, ticket = key
+        if kind is Kind.POSITION:
+            deals = [deal for deal in self._terminal.deals_of(ticket) if deal.entry is not Entry.IN]
+            return deals if sum(deal.volume for deal in deals) >= self._book[key].volume else None
+        past = self._terminal.past_order(ticket)
+        if past is None or past.end is OrderEnd.UNDECIDED:
+            return None
+        if past.end is OrderEnd.FILLED and past.position_id not in {p.identifier for p in reading.positions}:
+            # It became a position that is not shown: either that has closed already, or the reading lags behind.
+            deals = self._terminal.deals_of(past.position_id)
+            opened = sum((d.volume for d in deals if d.entry is Entry.IN), NOTHING)
+            closed = sum((d.volume for d in deals if d.entry is not Entry.IN), NOTHING)
+            return [] if opened and closed >= opened else None
+        return []
+
+    def _merge_server_book(self) -> None:
+        """Add what the server holds of us to what the ledger knows, so that a lost ledger cannot hide a close."""
+        answer = self._api.call("GET", "/signal/book")
+        held = [trade_from_server(entry) for entry in answer.get("trades", [])]
+        for trade in held:
+            if trade.source is Source.TERMINAL and trade.key not in self._book:
+                self._book[trade.key] = trade
+        self._merged = True
+
+    # -- sending
+
+    def _next_rev(self) -> int:
+        self._rev += 1
+        return self._rev
+
+    def _put_book(
+        self, trades: Mapping[Key, Trade], ages: Mapping[Key, int | None], reading: Reading, *, loud: bool
+    ) -> None:
+        account = reading.account
+        body = {
+            "session": self._session,
+            "rev": self._next_rev(),
+            "detected_at": int(self._clock.time() * 1000),
+            "trades": [trade_for_sender(trade, ages[key]) for key, trade in trades.items()],
+            "account": {
+                "login": account.login,
+                "balance": account.balance,
+                "equity": account.equity,
+                "currency": account.currency,
+                "leverage": account.leverage,
+                "margin_mode": int(account.margin_mode),
+            },
+        }
+        level = logging.INFO if loud else logging.DEBUG
+        log.log(level, "PUT /signal/book: %d trades", len(trades))
+        answer = self._api.call("PUT", "/signal/book", body)
+        log.log(level, "answered: seq %s, %s changes", answer.get("seq"), answer.get("changes"))
+        self._session = str(answer["session"])
+        if any(key not in self._book or differs(self._book[key], trade) for key, trade in trades.items()) or any(
+            key not in trades for key in self._book
+        ):
+            self._ledger.acknowledge(whole=trades)
+        self._book = dict(trades)
+        self._whole_book_due = False
+        self._last_book = self._clock.monotonic()
+
+    def _post(self, change: Change, ages: Mapping[Key, int | None], deals: list[Deal]) -> None:
+        trade = change.trade
+        body: dict[str, Any] = {
+            "session": self._session,
+            "rev": self._next_rev(),
+            "detected_at": int(self._clock.time() * 1000),
+        }
+        match change.type:
+            case ChangeType.SIGNAL:
+                body |= trade_for_sender(trade, ages[trade.key])
+                path = "/signal/broadcast"
+            case ChangeType.MODIFY:
+                names = ("sl", "tp", "price", "stoplimit", "expiration")
+                body |= {"ticket": trade.ticket, "kind": trade.kind} | {name: getattr(trade, name) for name in names}
+                path = "/signal/modify"
+            case ChangeType.CLOSE:
+                body |= {"ticket": trade.ticket, "kind": trade.kind, "remaining": change.remaining}
+                if deals:
+                    body |= {"price": deals[-1].price, "profit": sum((d.profit for d in deals), Decimal(0))}
+                path = "/signal/close"
+        log.info("POST %s %s", path, _told(change))
+        answer = self._api.call("POST", path, body)
+        log.info("answered: %s", ", ".join(f"{name} {value}" for name, value in answer.items()))
+        if change.gone:
+            self._ledger.acknowledge(gone=[trade.key])
+            del self._book[trade.key]
+        else:
+            told = trade if change.type is not ChangeType.CLOSE else replace(self._book[trade.key], volume=trade.volume)
+            self._ledger.acknowledge([told])
+            self._book[trade.key] = told
+
+
+def _told(change: Change) -> str:
+    trade = change.trade
+    words = f"{change.type} {trade.kind} #{trade.ticket} {trade.action} {trade.volume} {trade.symbol} at {trade.price}"
+    if change.type is ChangeType.CLOSE:
+        return f"{words}, {change.remaining} lots left"
+    return f"{words} SL {trade.sl} TP {trade.tp}"
+
+
+# --- the program -----------------------------------------------------------------------------------------------------
+
+
+def run(config: SenderConfig, stop: threading.Event) -> int:
+    """Send until `stop` is set or another sender takes over. The exit code."""
+    folder = config.folder
+    one_instance = OneInstance(folder / "sender.lock")
+    ledger = SenderLedger(folder / "sender.db", f"account {config.mt5.login} at {config.mt5.server}")
+    terminal = Terminal(load_module(config.mt5.module), config.mt5)
+    sender = Sender(terminal, Api(config.api), ledger, config)
+    try:
+        if not connect_until(terminal, stop):
+            return 0
+        log.info("watching account %d at %s every %d ms", config.mt5.login, config.mt5.server, config.poll_ms)
+        while not stop.is_set():
+            started = time.monotonic()
+            try:
+                sender.step()
+            except ConnectionLost:
+                connect_until(terminal, stop)
+            except LedgerError as error:
+                log.error("%s", error)
+                stop.wait(1.0)
+            except Superseded as reason:
+                log.error("stopped: %s", reason)
+                return 1
+            stop.wait(max(0.0, config.poll_ms / 1000 - (time.monotonic() - started)))
+        return 0
+    finally:
+        terminal.close()
+        ledger.close()
+        one_instance.close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Sends the trades of your MetaTrader 5 account to the server.")
+    parser.add_argument("--config", type=Path, default=Path("config_sender.json"), help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        config = load_sender(options.config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    log_to(config.folder / "sender.log")
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        return run(config, stop)
+    except (WrongLedger, LedgerError, NoModule) as error:
+        log.error("%s", error)
+        return 3
+    finally:
+        logging.shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""The API server: takes the masters' trades, keeps their books, and tells the followers.
+
+python server.py                            serve
+python server.py adduser NAME --role master make a user
+python server.py passwd NAME                give a user another password
+python server.py users                      list the users
+
+It never trades, and it never sends what it has not stored. The answers are in `api.py`, the memory in `db.py`, the
+connected followers in `hub.py`, the sockets in `webserver.py` and `wire.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import ipaddress
+import logging
+import os
+import secrets
+import signal
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from api import Registration, Settings, create_app
+from auth import PASSWORD, Passwords, read_secret
+from db import NameTaken, Role, Store, Unavailable, Unusable, hold
+from hub import VERSION, Hub
+from signals import USERNAME
+from webserver import WebServer
+from wire import SocketThreads
+
+__all__ = ["Settings", "create_app", "main"]
+
+log = logging.getLogger(__name__)
+
+ADMIN_PASSWORD = "AIBOT_ADMIN_PASSWORD"  # noqa: S105 - the name of a variable
+USER_PASSWORD = "AIBOT_USER_PASSWORD"  # noqa: S105
+WRONG_USE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    options = parser().parse_args(argv)
+    set_up_logging(options.quiet, options.verbose)
+    try:
+        return {"adduser": add_user, "passwd": change_password, "users": list_users, None: serve}[options.command](
+            options
+        )
+    except (Unusable, Unavailable) as error:
+        print(f"server: {error}", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--database", metavar="FILE", default=argparse.SUPPRESS, help="database file (default: aibot.db here)"
+    )
+    main_parser = argparse.ArgumentParser(
+        prog="server.py", description="AIBOT Trade Copier: the API server", parents=[common]
+    )
+    main_parser.set_defaults(database="aibot.db")
+    main_parser.add_argument("--version", action="version", version=VERSION)
+    main_parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    main_parser.add_argument("--port", type=port, default=8000, help="port, 0 = any free one (default: %(default)s)")
+    main_parser.add_argument(
+        "--registration",
+        type=Registration,
+        choices=list(Registration),
+        help="who may make an account with POST /users/public: anyone, anyone but waiting for an admin, nobody "
+        "(default: open while listening on loopback only, approval otherwise)",
+    )
+    main_parser.add_argument("--token-minutes", type=float, default=60.0, help="life of a token (default: %(default)s)")
+    main_parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain (PEM), to speak https and wss")
+    main_parser.add_argument("--tls-key", metavar="FILE", help="its private key (PEM)")
+    main_parser.add_argument("--quiet", action="store_true", help="show warnings and errors only")
+    main_parser.add_argument("--verbose", action="store_true", help="show everything, heartbeats too")
+    commands = main_parser.add_subparsers(dest="command", metavar="COMMAND")
+    adding = commands.add_parser("adduser", parents=[common], help="make a user", description="Make a user.")
+    adding.add_argument("name")
+    adding.add_argument("--role", type=Role, choices=list(Role), required=True)
+    changing = commands.add_parser("passwd", parents=[common], help="give a user another password")
+    changing.add_argument("name")
+    commands.add_parser("users", parents=[common], help="list the users")
+    return main_parser
+
+
+def port(value: str) -> int:
+    number = int(value)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError("must be 0 to 65535")
+    return number
+
+
+class OneLine(logging.Formatter):
+    """What happened on one line; control characters, which could forge another line, are escaped."""
+
+    default_msec_format = "%s.%03d"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in record.message)
+        return super().formatMessage(record)
+
+
+def set_up_logging(quiet: bool, verbose: bool) -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(message)s"))
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+# --- serving ---------------------------------------------------------------------------------------------------------
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Everything in place, then requests until Ctrl-C or a thread that failed; taken down in reverse."""
+    database = Path(options.database)
+    tls = tls_context(options.tls_cert, options.tls_key)
+    registration = options.registration or default_registration(options.host)
+    failed = threading.Event()
+    with contextlib.ExitStack() as taken_down:
+        taken_down.enter_context(hold(database.with_name(database.name + ".lock")))
+        secret = read_secret(database.with_suffix(".secret"))
+        store = Store(database, time)
+        taken_down.callback(store.close)
+        hub = Hub(store, time)
+
+        def thread_failed() -> None:
+            failed.set()
+            server.shutdown()
+
+        sockets = SocketThreads(time, thread_failed)
+        app = create_app(store, hub, Settings(secret, registration, options.token_minutes * 60), time, sockets)
+        try:
+            server = WebServer(options.host, options.port, app, tls)
+        except OSError as error:
+            raise Unusable(f"cannot listen on {options.host} port {options.port}: {error.strerror or error}") from error
+        taken_down.callback(server.server_close)
+        make_first_admin(store)
+
+        def run_hub() -> None:
+            try:
+                hub.run()
+            except Exception:
+                log.exception("the hub's thread ended")
+                thread_failed()
+
+        hub_thread = threading.Thread(target=run_hub, name="hub", daemon=True)
+        hub_thread.start()
+        taken_down.callback(hub_thread.join, 5.0)
+        taken_down.callback(hub.stop)
+        taken_down.callback(sockets.stop)
+        taken_down.callback(hub.close_all)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        print(f"listening on {server.url} (registration {registration}, database {database})", flush=True)
+        try:
+            server.serve_forever(poll_interval=0.2)
+        except KeyboardInterrupt:
+            log.info("ending")
+    return 1 if failed.is_set() else 0
+
+
+def tls_context(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None:
+        raise Unusable("--tls-key needs --tls-cert")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise Unusable(f"the TLS certificate cannot be used: {error}") from error
+    return context
+
+
+def default_registration(host: str) -> Registration:
+    return Registration.OPEN if is_loopback(host) else Registration.APPROVAL
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def make_first_admin(store: Store) -> None:
+    """A database without any admin gets one; a password that was made here is shown this one time."""
+    if any(user.role is Role.ADMIN for user in store.users()):
+        return
+    given = os.environ.get(ADMIN_PASSWORD)
+    chosen = valid_password(given, ADMIN_PASSWORD) if given else secrets.token_urlsafe(12)
+    store.add_user("admin", Passwords().hashed(chosen), Role.ADMIN)
+    if not given:
+        print(f"the administrator is: admin, password: {chosen} (shown only now)", flush=True)
+
+
+# --- the other commands ----------------------------------------------------------------------------------------------
+
+
+def add_user(options: argparse.Namespace) -> int:
+    name = valid(USERNAME, options.name, "the user name")
+    password = asked_password(name)
+    with contextlib.closing(Store(options.database, time, guest=True)) as store:
+        try:
+            store.add_user(name, Passwords().hashed(password), options.role)
+        except NameTaken as error:
+            raise Unusable(f"there is a user {name} already") from error
+    print(f"{options.role} {name} added to {options.database}")
+    return 0
+
+
+def change_password(options: argparse.Namespace) -> int:
+    with contextlib.closing(Store(options.database, time, guest=True)) as store:
+        if store.user_named(options.name) is None:
+            raise Unusable(f"there is no user {options.name} in {options.database}")
+        store.change_user(options.name, password=Passwords().hashed(asked_password(options.name)))
+    print(f"password of {options.name} changed; its log-ins are void")
+    return 0
+
+
+def list_users(options: argparse.Namespace) -> int:
+    with contextlib.closing(Store(options.database, time, guest=True)) as store:
+        for user in store.users():
+            print(f"{user.id:5}  {user.username:24} {user.role:8} {'active' if user.active else 'not active'}")
+    return 0
+
+
+def asked_password(name: str) -> str:
+    """From the environment, from a pipe, or asked for twice."""
+    given = os.environ.get(USER_PASSWORD)
+    if given:
+        return valid_password(given, USER_PASSWORD)
+    if not sys.stdin.isatty():
+        return valid_password(sys.stdin.readline().rstrip("\r\n"), "the password")
+    first = valid_password(getpass.getpass(f"password of {name}: "), "the password")
+    if getpass.getpass("the same again: ") != first:
+        raise Unusable("the two passwords differ")
+    return first
+
+
+def valid_password(value: str, what: str) -> str:
+    return str(valid(PASSWORD, value, what))
+
+
+def valid(check: Any, value: str, what: str) -> Any:
+    try:
+        return check(value)
+    except ValueError as error:
+        raise Unusable(f"{what} {error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

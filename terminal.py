@@ -1,0 +1,656 @@
+"""The only module that knows the MetaTrader5 package; it is handed the package (or `mt5_sim`) as an argument.
+
+A question that was not answered raises `Unreadable` and is never an empty answer. An order ends in one of four ways
+(`Verdict`). Nothing here decides whether to trade, and nothing here sends an order twice but for one reason: the broker
+refused the filling mode (10030), which is a proof that nothing was executed.
+
+Facts about the package are cited as "MT5 docs" (integration pages and MQL5 reference) or "measured" (the package itself
+run against a stand-in).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final
+
+from account import (
+    Account,
+    Deal,
+    Entry,
+    MarginMode,
+    Order,
+    OrderEnd,
+    PastOrder,
+    Position,
+    Reading,
+    Symbol,
+)
+from config import Mt5Settings
+from signals import Action
+
+log = logging.getLogger(__name__)
+
+DAY_S: Final = 86_400
+
+
+class Unreadable(Exception):
+    """The terminal did not answer, or not about our account. Says nothing about the account's positions."""
+
+
+class ConnectionLost(Unreadable):
+    """There is no connection to the terminal program: `connect()` again."""
+
+
+class CannotConnect(Exception):
+    """The terminal cannot be reached or does not let us in; str() says what was tried and what to do."""
+
+
+# --- outcomes --------------------------------------------------------------------------------------------------------
+
+
+class Op(StrEnum):
+    """What a request to the broker was for."""
+
+    OPEN = "open"
+    PLACE = "place"
+    REDUCE = "reduce"
+    CLOSE = "close"
+    MODIFY = "modify"
+    REMOVE = "remove"
+
+
+class Verdict(StrEnum):
+    """What is known after an order was sent."""
+
+    DONE = "done"
+    REFUSED = "refused"  # not executed, and the same request will not be executed later either
+    LATER = "refused for now"  # not executed; may be sent again
+    UNKNOWN = "unknown"  # may have been executed: look at the account, never send it again
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer to an order. `order` and `deal` are 0, `volume` and `price` 0, where the broker did not say."""
+
+    verdict: Verdict
+    code: int  # a TRADE_RETCODE_*, or a negative last_error code when there was no answer
+    text: str
+    order: int = 0
+    deal: int = 0
+    volume: Decimal = Decimal(0)
+    price: Decimal = Decimal(0)
+
+
+_D, _R, _L, _U = Verdict.DONE, Verdict.REFUSED, Verdict.LATER, Verdict.UNKNOWN
+
+# retcode → its name and what it means for an open. MT5 docs, enum_trade_return_codes; which are proofs that nothing was
+# executed follows their wording, and every doubt is UNKNOWN.
+RETCODES: Final[dict[int, tuple[str, Verdict]]] = {
+    10004: ("requote", _L),
+    10006: ("rejected", _L),
+    10007: ("cancelled by the trader", _R),
+    10008: ("order placed", _U),  # accepted; whether and when it is executed shows in the account
+    10009: ("done", _D),
+    10010: ("done in part", _D),
+    10011: ("processing error", _U),
+    10012: ("timed out", _U),
+    10013: ("invalid request", _R),
+    10014: ("invalid volume", _R),
+    10015: ("invalid price", _L),
+    10016: ("invalid stops", _L),
+    10017: ("trade disabled", _R),
+    10018: ("market closed", _L),
+    10019: ("not enough money", _R),
+    10020: ("price changed", _L),
+    10021: ("no quotes", _L),
+    10022: ("invalid expiration", _R),
+    10023: ("order changed", _L),
+    10024: ("too many requests", _L),
+    10025: ("no changes", _R),
+    10026: ("the server does not allow automatic trading", _L),
+    10027: ("the terminal does not allow automatic trading: switch on Algo Trading", _L),
+    10028: ("locked", _L),
+    10029: ("frozen", _L),
+    10030: ("filling mode not supported", _R),
+    10031: ("no connection to the trade server", _U),
+    10032: ("only for real accounts", _R),
+    10033: ("limit of pending orders reached", _R),
+    10034: ("limit of volume for the symbol reached", _R),
+    10035: ("invalid order", _R),
+    10036: ("position already closed", _R),
+    10038: ("close volume above the position's", _R),
+    10039: ("a close order exists already", _L),
+    10040: ("limit of positions reached", _R),
+    10041: ("activation rejected, order cancelled", _R),
+    10042: ("only long positions", _R),
+    10043: ("only short positions", _R),
+    10044: ("only closing", _R),
+    10045: ("first in, first out only", _R),
+    10046: ("opposite positions are prohibited", _R),
+}
+
+# Where another operation means another verdict.
+_BY_OP: Final[dict[tuple[Op, int], Verdict]] = {
+    (Op.PLACE, 10008): _D,
+    (Op.MODIFY, 10008): _D,
+    (Op.REMOVE, 10008): _D,
+    (Op.MODIFY, 10025): _D,
+    (Op.CLOSE, 10036): _D,
+    (Op.REDUCE, 10036): _D,
+}
+
+# last_error codes after `None`; every other one is UNKNOWN.
+NOT_SENT: Final[dict[int, Verdict]] = {
+    -2: _R,  # the package refused an argument
+    -8: _L,  # automatic trading through Python is switched off in the terminal
+    -10003: _L,  # no terminal
+    -10004: _L,  # no connection to the terminal
+}
+
+
+def verdict_of(op: Op, code: int) -> Verdict:
+    """What a retcode (or a negative last_error code) means for `op`. A code that is not listed is UNKNOWN.
+
+    What takes risk away or only moves stops is never refused for good: it is repeated until it is done.
+    """
+    verdict = _BY_OP.get((op, code))
+    if verdict is None:
+        verdict = RETCODES[code][1] if code in RETCODES else NOT_SENT.get(code, _U)
+    if verdict is _R and op not in (Op.OPEN, Op.PLACE):
+        return _L
+    return verdict
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def exact(value: float) -> Decimal:
+    """The decimal number that a double of the terminal stands for: 0.30000000000000004 is 0.3."""
+    return Decimal(repr(round(value, 10)))
+
+
+# --- the terminal ----------------------------------------------------------------------------------------------------
+
+# Named here because the package does not export them. MT5 docs, symbol_filling_mode: a bit mask of its own, not
+# ORDER_FILLING_*.
+_FILLING_FLAG_FOK, _FILLING_FLAG_IOC = 1, 2
+_EXECUTION_MARKET, _EXECUTION_EXCHANGE = 2, 3
+_EXPIRATION_FLAG_SPECIFIED = 4
+
+
+class Terminal:
+    """One terminal and the account that is expected in it. For one thread."""
+
+    def __init__(self, mt5: Any, settings: Mt5Settings, clock: Any = time) -> None:
+        self._mt5 = mt5
+        self._settings = settings
+        self._clock = clock
+        self._offset_s: int | None = None
+        self._filling: dict[tuple[str, bool], int] = {}  # (symbol, pending) → the mode that was taken last
+        self._actions = {getattr(mt5, f"ORDER_TYPE_{action}"): action for action in Action}
+
+    # -- connection
+
+    def connect(self) -> None:
+        """Connect and log in, starting the terminal when it is not running. Raises `CannotConnect`."""
+        s = self._settings
+        path = (s.path,) if s.path else ()
+        options = {"portable": True} if s.portable else {}
+        ok = self._mt5.initialize(
+            *path, login=s.login, password=s.password, server=s.server, timeout=s.timeout_ms, **options
+        )
+        if not ok:
+            code, words = self._mt5.last_error()
+            raise CannotConnect(
+                f"no connection to the terminal for account {s.login} at {s.server}"
+                f"{f' ({s.path})' if s.path else ''}: {words} ({code}). {_advice(code)}"
+            )
+        try:
+            self._gate()
+        except Unreadable as problem:
+            raise CannotConnect(str(problem)) from problem
+        self._filling.clear()
+
+    def close(self) -> None:
+        self._mt5.shutdown()
+
+    def _failed(self, question: str) -> Unreadable:
+        code, words = self._mt5.last_error()
+        kind = ConnectionLost if code in (-10001, -10002, -10003, -10004) else Unreadable
+        return kind(f"{question} was not answered: {words} ({code})")
+
+    def _gate(self) -> Account:
+        """The account, when it is ours and the terminal is connected to its broker. Raises `Unreadable`."""
+        terminal = self._mt5.terminal_info()
+        if terminal is None:
+            raise self._failed("terminal_info")
+        info = self._mt5.account_info()
+        if info is None:
+            raise self._failed("account_info")
+        if not terminal.connected:
+            raise Unreadable("the terminal is not connected to the broker")
+        wanted = self._settings
+        if info.login != wanted.login or info.server.casefold() != wanted.server.casefold():
+            raise Unreadable(
+                f"the terminal is logged in to account {info.login} at {info.server}, "
+                f"expected is {wanted.login} at {wanted.server}"
+            )
+        return Account(
+            login=info.login,
+            server=info.server,
+            currency=info.currency,
+            leverage=info.leverage,
+            balance=exact(info.balance),
+            equity=exact(info.equity),
+            margin_free=exact(info.margin_free),
+            margin_mode=MarginMode(info.margin_mode),
+            trading_refused=_why_no_trading(terminal, info),
+        )
+
+    # -- looking
+
+    def read(self) -> Reading:
+        """The account, its orders and positions, at one moment. Raises `Unreadable`.
+
+        Orders are read before positions: a pending order that fills between the two is then seen twice, never zero
+        times. The account is checked before and after, because another one may be logged in at any moment.
+        """
+        self._gate()
+        orders = self._mt5.orders_get()
+        if orders is None:
+            raise self._failed("orders_get")
+        positions = self._mt5.positions_get()
+        if positions is None:
+            raise self._failed("positions_get")
+        account = self._gate()
+        return Reading(
+            account,
+            tuple(self._position(p) for p in positions),
+            tuple(self._order(o) for o in orders if o.type in self._actions),
+        )
+
+    def _position(self, p: Any) -> Position:
+        return Position(
+            ticket=p.ticket,
+            identifier=p.identifier,
+            symbol=p.symbol,
+            action=self._actions[p.type],
+            volume=exact(p.volume),
+            price=exact(p.price_open),
+            sl=exact(p.sl),
+            tp=exact(p.tp),
+            magic=p.magic,
+            comment=p.comment,
+            time_msc=p.time_msc,
+            profit=exact(p.profit),
+        )
+
+    def _order(self, o: Any) -> Order:
+        return Order(
+            ticket=o.ticket,
+            symbol=o.symbol,
+            action=self._actions[o.type],
+            initial_volume=exact(o.volume_initial),
+            volume=exact(o.volume_current),
+            price=exact(o.price_open),
+            stoplimit=exact(o.price_stoplimit),
+            sl=exact(o.sl),
+            tp=exact(o.tp),
+            magic=o.magic,
+            comment=o.comment,
+            time_msc=o.time_setup_msc,
+            expiration_msc=o.time_expiration * 1000,
+        )
+
+    def symbol(self, name: str) -> Symbol | None:
+        """The symbol with its quote now, None when the broker has none of that name. Raises `Unreadable`.
+
+        A symbol outside Market Watch has no quotes: it is selected first (MT5 docs, symbol_select), and shows a bid and
+        ask of 0 until its first quote has come.
+        """
+        info = self._mt5.symbol_info(name)
+        if info is None:
+            code, _ = self._mt5.last_error()
+            if code == self._mt5.RES_E_NOT_FOUND:
+                return None
+            raise self._failed(f"symbol_info({name})")
+        if not (info.select and info.visible) and not self._mt5.symbol_select(name, True):
+            raise self._failed(f"symbol_select({name})")
+        tick = self._mt5.symbol_info_tick(name)
+        mt5 = self._mt5
+        full = info.trade_mode == mt5.SYMBOL_TRADE_MODE_FULL
+        return Symbol(
+            name=info.name,
+            bid=exact(tick.bid) if tick else Decimal(0),
+            ask=exact(tick.ask) if tick else Decimal(0),
+            time_msc=tick.time_msc if tick else 0,
+            point=exact(info.point),
+            digits=info.digits,
+            tick_size=exact(info.trade_tick_size or info.point),
+            contract_size=exact(info.trade_contract_size),
+            volume_min=exact(info.volume_min),
+            volume_max=exact(info.volume_max),
+            volume_step=exact(info.volume_step),
+            stops_level=info.trade_stops_level,
+            trade_mode=info.trade_mode,
+            opens_buy=full or info.trade_mode == mt5.SYMBOL_TRADE_MODE_LONGONLY,
+            opens_sell=full or info.trade_mode == mt5.SYMBOL_TRADE_MODE_SHORTONLY,
+            takes_expiration=bool(info.expiration_mode & _EXPIRATION_FLAG_SPECIFIED),
+        )
+
+    def margin_per_lot(self, action: Action, symbol: Symbol) -> Decimal | None:
+        """Margin of one lot at the price now, in account currency; None when the terminal cannot say."""
+        side = self._mt5.ORDER_TYPE_BUY if action.buys else self._mt5.ORDER_TYPE_SELL
+        price = symbol.ask if action.buys else symbol.bid
+        margin = self._mt5.order_calc_margin(side, symbol.name, 1.0, float(price))
+        return None if margin is None else exact(margin)
+
+    def newest_tick_msc(self, symbols: set[str]) -> int:
+        """Time of the newest quote among `symbols`, by the broker's clock in ms; 0 when there is none."""
+        ticks = [self._mt5.symbol_info_tick(name) for name in symbols]
+        return max((tick.time_msc for tick in ticks if tick), default=0)
+
+    def utc_offset_s(self, symbols: set[str]) -> int | None:
+        """Seconds by which the broker's clock is ahead of UTC, None while no fresh quote has shown it.
+
+        Measured: all times of the package are the broker's wall clock written as if it were UTC. The offset is a
+        multiple of half an hour; a quote further than a minute from one is old, and the last good value stays.
+        """
+        newest = self.newest_tick_msc(symbols)
+        if newest:
+            difference = newest / 1000 - self._clock.time()
+            offset = round(difference / 1800) * 1800
+            if abs(difference - offset) < 60:
+                self._offset_s = offset
+        return self._offset_s
+
+    # -- history
+
+    def deals_of(self, identifier: int) -> list[Deal]:
+        """All deals of a position. Raises `Unreadable`. A deal may appear up to seconds after its effect."""
+        deals = self._mt5.history_deals_get(position=identifier)
+        if deals is None:
+            raise self._failed(f"history_deals_get(position={identifier})")
+        return [
+            Deal(
+                ticket=d.ticket,
+                order=d.order,
+                position_id=d.position_id,
+                entry=Entry(d.entry),
+                volume=exact(d.volume),
+                price=exact(d.price),
+                profit=exact(d.profit),
+                reason=d.reason,
+                magic=d.magic,
+                comment=d.comment,
+                time_msc=d.time_msc,
+            )
+            for d in deals
+        ]
+
+    def past_order(self, ticket: int) -> PastOrder | None:
+        """An order that is no longer pending, None while the history does not have it. Raises `Unreadable`."""
+        found = self._mt5.history_orders_get(ticket=ticket)
+        if found is None:
+            raise self._failed(f"history_orders_get(ticket={ticket})")
+        return self._past(found[0]) if found else None
+
+    def past_orders(self, since_s: int) -> list[PastOrder]:
+        """Orders of the last `since_s` seconds that are no longer pending. Raises `Unreadable`.
+
+        The history is asked for in the broker's clock, which is within a day of UTC: a day is added at both ends.
+        """
+        now = int(self._clock.time())
+        found = self._mt5.history_orders_get(now - since_s - DAY_S, now + DAY_S)
+        if found is None:
+            raise self._failed("history_orders_get")
+        return [self._past(order) for order in found]
+
+    def _past(self, o: Any) -> PastOrder:
+        mt5 = self._mt5
+        ends = {
+            mt5.ORDER_STATE_FILLED: OrderEnd.FILLED,
+            mt5.ORDER_STATE_CANCELED: OrderEnd.CANCELLED,
+            mt5.ORDER_STATE_REJECTED: OrderEnd.CANCELLED,
+            mt5.ORDER_STATE_EXPIRED: OrderEnd.EXPIRED,
+        }
+        return PastOrder(
+            ticket=o.ticket,
+            position_id=o.position_id,
+            end=ends.get(o.state, OrderEnd.UNDECIDED),
+            symbol=o.symbol,
+            filled=exact(o.volume_initial) - exact(o.volume_current),
+            magic=o.magic,
+            comment=o.comment,
+            time_msc=o.time_setup_msc,
+        )
+
+    # -- trading
+
+    def open(
+        self,
+        symbol: Symbol,
+        action: Action,
+        volume: Decimal,
+        *,
+        sl: Decimal,
+        tp: Decimal,
+        deviation: int,
+        magic: int,
+        comment: str,
+    ) -> Outcome:
+        """Open a position at market. `deviation` in points, for Request and Instant execution only (MT5 docs)."""
+        return self._send_filled(
+            Op.OPEN,
+            symbol.name,
+            {
+                "action": self._mt5.TRADE_ACTION_DEAL,
+                "symbol": symbol.name,
+                "volume": float(volume),
+                "type": self._type(action),
+                "price": float(symbol.ask if action.buys else symbol.bid),
+                "sl": float(sl),
+                "tp": float(tp),
+                "deviation": deviation,
+                "magic": magic,
+                "comment": comment,
+            },
+        )
+
+    def close_position(
+        self, position: Position, volume: Decimal, symbol: Symbol, *, deviation: int, magic: int, comment: str
+    ) -> Outcome:
+        """Close `volume` lots of a position. Less than all of it is not harmless to repeat; all of it is."""
+        opposite = Action.SELL if position.action.buys else Action.BUY
+        return self._send_filled(
+            Op.CLOSE if volume >= position.volume else Op.REDUCE,
+            position.symbol,
+            {
+                "action": self._mt5.TRADE_ACTION_DEAL,
+                "symbol": position.symbol,
+                "position": position.ticket,
+                "volume": float(volume),
+                "type": self._type(opposite),
+                "price": float(symbol.ask if opposite.buys else symbol.bid),
+                "deviation": deviation,
+                "magic": magic,
+                "comment": comment,
+            },
+        )
+
+    def modify_position(self, position: Position, *, sl: Decimal, tp: Decimal) -> Outcome:
+        """Set both stops of a position; 0 removes one (MT5 docs, TRADE_ACTION_SLTP sets both)."""
+        return self._send(
+            Op.MODIFY,
+            {
+                "action": self._mt5.TRADE_ACTION_SLTP,
+                "symbol": position.symbol,
+                "position": position.ticket,
+                "sl": float(sl),
+                "tp": float(tp),
+            },
+        )
+
+    def place(
+        self,
+        symbol: Symbol,
+        action: Action,
+        volume: Decimal,
+        *,
+        price: Decimal,
+        stoplimit: Decimal,
+        sl: Decimal,
+        tp: Decimal,
+        expiration: int,
+        magic: int,
+        comment: str,
+    ) -> Outcome:
+        """Place a pending order. `expiration` in seconds of the broker's clock, 0 = good till cancelled."""
+        return self._send_filled(
+            Op.PLACE,
+            symbol.name,
+            {
+                "action": self._mt5.TRADE_ACTION_PENDING,
+                "symbol": symbol.name,
+                "volume": float(volume),
+                "type": self._type(action),
+                "price": float(price),
+                "stoplimit": float(stoplimit),
+                "sl": float(sl),
+                "tp": float(tp),
+                **self._until(expiration),
+                "magic": magic,
+                "comment": comment,
+            },
+        )
+
+    def modify_order(
+        self, order: Order, *, price: Decimal, stoplimit: Decimal, sl: Decimal, tp: Decimal, expiration: int
+    ) -> Outcome:
+        """Move a pending order. Whatever is not repeated here the broker would delete (MT5 docs)."""
+        return self._send(
+            Op.MODIFY,
+            {
+                "action": self._mt5.TRADE_ACTION_MODIFY,
+                "order": order.ticket,
+                "symbol": order.symbol,
+                "price": float(price),
+                "stoplimit": float(stoplimit),
+                "sl": float(sl),
+                "tp": float(tp),
+                **self._until(expiration),
+            },
+        )
+
+    def remove_order(self, order: Order) -> Outcome:
+        return self._send(Op.REMOVE, {"action": self._mt5.TRADE_ACTION_REMOVE, "order": order.ticket})
+
+    def _type(self, action: Action) -> int:
+        return int(getattr(self._mt5, f"ORDER_TYPE_{action}"))
+
+    def _until(self, expiration: int) -> dict[str, int]:
+        if not expiration:
+            return {"type_time": self._mt5.ORDER_TIME_GTC}
+        return {"type_time": self._mt5.ORDER_TIME_SPECIFIED, "expiration": expiration}
+
+    def _send_filled(self, op: Op, symbol: str, request: Mapping[str, Any]) -> Outcome:
+        """Send with the filling mode that fits the symbol; on 10030 (nothing was executed) each other mode once."""
+        pending = op is Op.PLACE
+        outcome = Outcome(_R, 10030, RETCODES[10030][0])
+        for mode in self._filling_modes(symbol, pending):
+            outcome = self._send(op, {**request, "type_filling": mode})
+            if outcome.code != 10030:
+                self._filling[symbol, pending] = mode
+                break
+            self._filling.pop((symbol, pending), None)
+        return outcome
+
+    def _filling_modes(self, symbol: str, pending: bool) -> list[int]:
+        """All three modes, the likeliest first. MT5 docs, symbol_filling_mode and enum_order_type_filling."""
+        mt5 = self._mt5
+        fok, ioc, rest = mt5.ORDER_FILLING_FOK, mt5.ORDER_FILLING_IOC, mt5.ORDER_FILLING_RETURN
+        info = mt5.symbol_info(symbol)
+        flags = info.filling_mode if info is not None else 0
+        execution = info.trade_exemode if info is not None else None
+        if pending:
+            modes = [rest, fok, ioc]
+        elif execution == _EXECUTION_MARKET:
+            modes = [ioc, fok, rest] if flags & _FILLING_FLAG_IOC else [fok, ioc, rest]
+        elif execution == _EXECUTION_EXCHANGE:
+            modes = [rest, ioc, fok]
+        else:
+            modes = [fok, ioc, rest]
+        taken = self._filling.get((symbol, pending))
+        return [mode for mode in modes if mode == taken] + [mode for mode in modes if mode != taken]
+
+    def _send(self, op: Op, request: Mapping[str, Any]) -> Outcome:
+        """Send one request, once. Never raises: what went wrong is in the verdict."""
+        try:
+            self._gate()  # another account may have been logged in since the last look
+        except Unreadable as problem:
+            return Outcome(_L, -10004, f"not sent: {problem}")
+        try:
+            result = self._mt5.order_send(dict(request))
+        except Exception as error:  # noqa: BLE001  whatever the package does here, the order may be at the broker
+            return Outcome(_U, -1, f"order_send failed: {error!r}")
+        if result is None:
+            code, words = self._mt5.last_error()
+            return Outcome(verdict_of(op, code), code, words)
+        name = RETCODES[result.retcode][0] if result.retcode in RETCODES else "unlisted code"
+        return Outcome(
+            verdict_of(op, result.retcode),
+            result.retcode,
+            f"{name} ({result.comment})" if result.comment else name,
+            order=result.order,
+            deal=result.deal,
+            volume=exact(result.volume),
+            price=exact(result.price),
+        )
+
+
+def connect_until(terminal: Terminal, stop: threading.Event) -> bool:
+    """Connect, trying again with growing pauses until it works; False when `stop` was set first."""
+    said, rest = "", 1.0
+    while not stop.is_set():
+        try:
+            terminal.connect()
+        except CannotConnect as problem:
+            if str(problem) != said:
+                said = str(problem)
+                log.error("%s Trying again.", said)
+            stop.wait(rest)
+            rest = min(rest * 1.5, 15.0)
+        else:
+            log.info("connected to the terminal")
+            return True
+    return False
+
+
+def _why_no_trading(terminal: Any, account: Any) -> str:
+    """Why orders would be refused now, in words that say what to do; empty when they would not."""
+    if not account.trade_allowed:
+        return "the account is read-only: log in with the trading password, not the investor password"
+    if not account.trade_expert:
+        return "the broker does not allow automatic trading on this account"
+    if terminal.tradeapi_disabled:
+        return (
+            "trading from Python is switched off: Tools > Options > Expert Advisors, "
+            'untick "Disable automatic trading via external Python API"'
+        )
+    if not terminal.trade_allowed:
+        return 'automatic trading is switched off: press "Algo Trading" in the terminal'
+    return ""
+
+
+def _advice(code: int) -> str:
+    return {
+        -6: "Check mt5.login, mt5.password and mt5.server (its name is the one in the terminal's log-in window).",
+        -10003: "Is MetaTrader 5 installed? If it is not in its usual folder, set mt5.path to its terminal64.exe.",
+        -10005: "The terminal answers but is not logged in yet; is it connected to the internet?",
+    }.get(code, "Is the terminal running and logged in?")

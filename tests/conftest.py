@@ -1,0 +1,36 @@
+"""What all tests share."""
+
+import os
+import time
+from collections.abc import Callable
+
+import hypothesis
+import pytest
+
+# The machine that runs the tests may be slow or busy: time is never what makes a test fail. On CI the examples
+# are the same in every run, so a change is judged by what it changed.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passwords that a person keeps in the environment have no effect on tests."""
+    for name in list(os.environ):
+        if name.startswith("AIBOT_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    """wait_until(condition, what="...", seconds=30): returns as soon as condition() is true, else fails."""
+
+    def wait(condition: Callable[[], object], what: str = "the condition", seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"waited {seconds:g} s in vain for {what}")
+            time.sleep(0.01)
+
+    return wait

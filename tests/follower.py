@@ -1,0 +1,250 @@
+"""A follower in one process: the real copier, ledger and terminal module, on a simulated account with a clock by hand."""
+
+from __future__ import annotations
+
+import queue
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from config import ApiSettings, ClientConfig, Module, Mt5Settings
+from copier import Copier
+from copies import Copy, tag_of
+from ledger import CopierLedger
+from link import Heard, Lost
+from mt5_sim import Client
+from safety import Copying, Limits, Mode, Sizing
+from signals import Action, Kind, Source, Trade, decode, encode, trade_for_client
+from sim_account import AccountSettings
+from sim_broker import Broker
+from sim_terminal import Terminal as SimTerminal
+from terminal import ConnectionLost, Terminal
+
+D = Decimal
+MAGIC = 123456
+START = 1_790_000_000.0
+
+
+class HandClock:
+    """Moves only when it is told to. `wall` can jump on its own, as clocks of real machines do."""
+
+    def __init__(self) -> None:
+        self.now = START
+        self.wall = 0.0
+
+    def time(self) -> float:
+        return self.now + self.wall
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Link:
+    """What the copier asks of the connection."""
+
+    def __init__(self) -> None:
+        self.syncs = 0
+
+    def sync(self) -> None:
+        self.syncs += 1
+
+
+def position(ticket: int, action: str = "BUY", volume: str = "0.10", symbol: str = "EURUSD", **more: Any) -> Trade:
+    fields: dict[str, Any] = {
+        "ticket": ticket,
+        "kind": Kind.POSITION,
+        "symbol": symbol,
+        "action": Action(action),
+        "volume": D(volume),
+        "initial_volume": D(volume),
+        "price": D("1.10010") if action == "BUY" else D("1.10000"),
+        "master": "master_user",
+    }
+    return Trade(**{**fields, **more})
+
+
+def order(ticket: int, action: str = "BUY_LIMIT", price: str = "1.09000", **more: Any) -> Trade:
+    return replace(position(ticket), kind=Kind.ORDER, action=Action(action), price=D(price), **more)
+
+
+class Follower:
+    """EURUSD stands at 1.10000/1.10010 until it is moved."""
+
+    def __init__(self, folder: Path, *, balance: int = 10_000, **settings: Any) -> None:
+        self.folder = folder
+        self.clock = HandClock()
+        self.broker = Broker(AccountSettings(login=2001, balance=D(balance)), clock=self.clock, seed=1)
+        self.sim = SimTerminal(self.broker)
+        self.mt5 = Client(self.sim)
+        self.settings = settings
+        self.server_seq = 0
+        self.epoch = "epoch-1"
+        self.book: dict[tuple[str, Kind, int], Trade] = {}
+        self.masters: dict[str, dict[str, Any]] = {
+            "master_user": {"master": "master_user", "reported_at": 1, "online": True}
+        }
+        self.connect_mt5()
+        self.mt5.sim_freeze()
+        self.mt5.sim_set_quote("EURUSD", 1.10000, 1.10010)
+        self.start()
+
+    def connect_mt5(self) -> None:
+        assert self.mt5.initialize("x", login=2001, password="demo", server="Sim"), self.mt5.last_error()
+
+    def config(self) -> ClientConfig:
+        own = {
+            "sizing": Sizing(Mode.MULTIPLIER, D(0), D(1)),
+            "limits": Limits(50, 20, 5, D(10), D(10), 60),
+            "copying": Copying.ON,
+            "magic": MAGIC,
+        }
+        return ClientConfig(
+            api=ApiSettings("http://127.0.0.1:1", "client_user", "secret", "ws://127.0.0.1:1"),
+            mt5=Mt5Settings(2001, "demo", "Sim", path="x", module=Module.MT5_SIM),
+            folder=self.folder,
+            **{**own, **self.settings},
+        )
+
+    def start(self) -> None:
+        """Start the copier on whatever ledger there is."""
+        self.inbox: Any = queue.SimpleQueue()
+        self.link = Link()
+        self.ledger = CopierLedger(self.folder / "client.db", "account 2001 at Sim", self.clock)
+        self.terminal = Terminal(self.mt5, self.config().mt5, self.clock)
+        self.copier = Copier(self.terminal, self.ledger, self.config(), self.inbox, self.link, self.clock)
+
+    def kill(self) -> None:
+        """The process ends; the account and the file stay."""
+        self.ledger.close()
+
+    def restart(self, **settings: Any) -> None:
+        self.kill()
+        self.settings |= settings
+        self.start()
+
+    def lose_ledger(self) -> None:
+        self.kill()
+        for file in self.folder.glob("client.db*"):
+            file.unlink()
+        self.start()
+
+    # -- the server speaks, in its own encoding
+
+    def tell(self, message: dict[str, Any]) -> None:
+        self.inbox.put(Heard(decode(encode(message)), self.clock.monotonic()))
+
+    def server_ms(self) -> int:
+        return int(self.clock.monotonic() * 1000)
+
+    def sends_book(self, *trades: Trade, config: dict[str, Any] | None = None) -> None:
+        """The first messages after connecting: the book, then the settings."""
+        self.book = {(t.master, *t.key): self._aged(t) for t in trades} if trades else self.book
+        data = {
+            "masters": list(self.masters.values()),
+            "trades": [trade_for_client(t, t.volume) for t in self.book.values()],
+        }
+        self.tell(
+            {"type": "book", "seq": self.server_seq, "epoch": self.epoch, "server_time": self.server_ms(), "data": data}
+        )
+        self.sends_config(**(config or {}))
+
+    def sends_config(self, **settings: Any) -> None:
+        self.tell({"type": "config", "data": {"trade_copy": {}, "copying": "on", "follow": None, **settings}})
+
+    def _aged(self, trade: Trade) -> Trade:
+        return trade if trade.opened_at else replace(trade, opened_at=self.server_ms())
+
+    def _change(self, kind: str, trade: Trade, **more: Any) -> None:
+        before, self.server_seq = self.server_seq, self.server_seq + 1
+        self.tell(
+            {
+                "type": kind,
+                "seq": self.server_seq,
+                "prev": before,
+                "server_time": self.server_ms(),
+                "data": {**trade_for_client(trade, trade.volume), **more},
+            }
+        )
+
+    def master_opens(self, trade: Trade) -> Trade:
+        trade = self._aged(trade)
+        self.book[trade.master, *trade.key] = trade
+        self._change("signal", trade)
+        return trade
+
+    def master_modifies(self, trade: Trade, **changes: Any) -> Trade:
+        trade = replace(trade, **changes)
+        self.book[trade.master, *trade.key] = trade
+        self._change("modify", trade)
+        return trade
+
+    def master_closes(self, trade: Trade, remaining: str = "0") -> Trade:
+        key = (trade.master, *trade.key)
+        if D(remaining):
+            trade = replace(trade, volume=D(remaining))
+            self.book[key] = trade
+        else:
+            del self.book[key]
+        self._change("close", trade, remaining=D(remaining))
+        return trade
+
+    def disconnects(self) -> None:
+        self.inbox.put(Lost("cut"))
+
+    # -- time and looking
+
+    def look(self, times: int = 3) -> None:
+        """Take in what was said and go round a few times, as the program does while there is something to do."""
+        for _ in range(times):
+            self.copier.wait(0)
+            try:
+                self.copier.step()
+            except ConnectionLost:
+                self.terminal.connect()
+
+    def passes(self, seconds: float, step: float = 1.0) -> None:
+        """Time goes by, with a look every `step` seconds."""
+        while seconds > 0:
+            self.clock.now += min(step, seconds)
+            seconds -= step
+            self.look(1)
+
+    def heartbeat(self) -> None:
+        self.tell({"type": "heartbeat", "seq": self.server_seq, "server_time": self.server_ms()})
+
+    # -- what the account shows
+
+    @property
+    def positions(self) -> list[Any]:
+        return list(self.mt5.positions_get())
+
+    @property
+    def orders(self) -> list[Any]:
+        return list(self.mt5.orders_get())
+
+    @property
+    def volumes(self) -> list[float]:
+        return [p.volume for p in self.positions]
+
+    def opened(self) -> int:
+        """How many positions were ever opened on the account."""
+        deals = self.mt5.history_deals_get(1, 2_000_000_000)
+        return sum(1 for deal in deals if deal.entry == 0 and deal.type in (0, 1))
+
+    def copy(self, ticket: int, kind: Kind = Kind.POSITION) -> Copy | None:
+        self.ledger.load([("master_user", kind, ticket)])
+        return self.ledger.copies.get(("master_user", kind, ticket))
+
+    def state(self, ticket: int, kind: Kind = Kind.POSITION) -> str:
+        copy = self.copy(ticket, kind)
+        return "" if copy is None else str(copy.state)
+
+    def reports(self) -> list[dict[str, Any]]:
+        return [body for _, body in self.ledger.reports(1000)]
+
+    def events(self) -> list[str]:
+        return [body["event"] for body in self.reports()]
+
+
+__all__ = ["MAGIC", "D", "Follower", "Source", "order", "position", "tag_of"]

@@ -1,0 +1,428 @@
+"""The WebSockets' side of the sockets: one thread reads and writes them all, and never waits for any of them.
+
+Whoever has something to say (`send_frame`, `close`, from any thread) only queues it. A reader that does not take what
+is meant for it gets a bounded backlog and is then dropped. The parsing of frames is wsproto's. On Windows `select` takes
+at most 512 sockets, so there further threads are started as connections come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import socket
+import ssl
+import struct
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
+
+from db import Clock
+
+log = logging.getLogger(__name__)
+
+PING_S: Final = 5.0  # two of these without a byte from the other side end a connection
+CLOSING_S: Final = 2.0  # how long the other side has to answer a close
+LOOK_S: Final = 1.0  # between two looks at all connections
+ASLEEP_S: Final = 5.0  # later than this: the computer slept, and nobody can be blamed for silence
+MOST_BACKLOG: Final = 1 << 20  # bytes that wait for one reader ...
+MOST_FRAMES: Final = 1024  # ... or frames, before it is dropped
+MOST_MESSAGE: Final = 64 << 10  # bytes of one message from the other side
+AT_ONCE: Final = 64 << 10
+SOCKETS_PER_THREAD: Final = 400 if sys.platform == "win32" else 100_000
+
+PROTOCOL_ERROR: Final = 1002
+ONLY_TEXT: Final = 1003
+LOST: Final = 1006  # never on the wire: for the log and the metrics
+POLICY: Final = 1008
+TOO_BIG: Final = 1009
+INTERNAL: Final = 1011
+TOO_SLOW: Final = 1013
+
+
+class Listener(Protocol):
+    """Who hears of the connections; called from the thread of the sockets, must not wait for anything."""
+
+    def received(self, connection: WebSocket, message: str) -> None: ...
+
+    def left(self, connection: WebSocket, code: int, reason: str) -> None: ...
+
+
+def frame(opcode: Opcode, payload: bytes) -> bytes:
+    """A whole unmasked frame, as servers send them."""
+    length = len(payload)
+    if length < 126:
+        return bytes((0x80 | opcode, length)) + payload
+    if length < 1 << 16:
+        return struct.pack("!BBH", 0x80 | opcode, 126, length) + payload
+    return struct.pack("!BBQ", 0x80 | opcode, 127, length) + payload
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    words = reason.encode()[:120].decode(errors="ignore").encode()
+    return frame(Opcode.CLOSE, struct.pack("!H", code) + words)
+
+
+@dataclass(frozen=True, slots=True)
+class _Close:
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Adopt:
+    early: bytes  # what came in together with the request
+
+
+class WebSocket:
+    """One connection after its handshake. Everything but `send_frame`, `close` and `peer` is its thread's business."""
+
+    __slots__ = (
+        "_thread",
+        "backlog",
+        "closing_at",
+        "current",
+        "heard_at",
+        "listener",
+        "outbox",
+        "parser",
+        "peer",
+        "pinged_at",
+        "sock",
+        "taken",
+        "told",
+        "watching_writes",
+    )
+
+    def __init__(self, thread: SocketThread, sock: socket.socket, peer: str, listener: Listener) -> None:
+        self._thread = thread
+        self.sock = sock
+        self.peer = peer
+        self.listener = listener
+        self.parser = FrameProtocol(client=False, extensions=[])
+        self.taken = ""  # of a message whose end has not come yet
+        self.outbox: deque[bytes] = deque()  # whole frames
+        self.current = memoryview(b"")  # what is left of the frames being written
+        self.backlog = 0  # bytes in both
+        self.heard_at = self.pinged_at = 0.0
+        self.closing_at: float | None = None  # when patience for the closing ends
+        self.told = False  # the listener knows that it is over
+        self.watching_writes = False
+
+    def send_frame(self, payload: bytes) -> None:
+        """Queue one text message. Never blocks; what is meant for a closed connection is thrown away."""
+        self._thread.queue(self, payload)
+
+    def close(self, code: int, reason: str) -> None:
+        """Queue the close: what has not gone out before it will not."""
+        self._thread.queue(self, _Close(code, reason))
+
+
+class SocketThread:
+    """The one thread that touches its sockets."""
+
+    def __init__(self, clock: Clock, name: str, failed: Callable[[], None]) -> None:
+        """`failed` is called when the thread ends without having been asked to."""
+        self._clock = clock
+        self._failed = failed
+        self._jobs: deque[tuple[WebSocket, bytes | _Close | _Adopt]] = deque()
+        self._sockets: set[WebSocket] = set()
+        self._selector = selectors.DefaultSelector()
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self._selector.register(self._wake_in, selectors.EVENT_READ)
+        self._woken = False
+        self._stopping = False
+        self._looked_at = clock.monotonic()
+        self._scratch = bytearray(AT_ONCE)
+        self._last: tuple[bytes, bytes] = (b"", b"")  # message and its frame, shared by all who get the same message
+        self._adopted = 0  # counted by those who adopt, under a lock of theirs
+        self._ended = 0  # counted by the thread
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    # --- from any thread ---------------------------------------------------------------------------------------------
+
+    @property
+    def load(self) -> int:
+        """Connections given to this thread and not gone yet."""
+        return self._adopted - self._ended
+
+    def adopt(self, sock: socket.socket, peer: str, early: bytes, listener: Listener) -> WebSocket:
+        """Take over a connected socket whose handshake is done."""
+        connection = WebSocket(self, sock, peer, listener)
+        self._adopted += 1
+        self.queue(connection, _Adopt(early))
+        return connection
+
+    def queue(self, connection: WebSocket, job: bytes | _Close | _Adopt) -> None:
+        self._jobs.append((connection, job))
+        if not self._woken:
+            self._woken = True
+            self._wake()
+
+    def _wake(self) -> None:
+        # A full pipe means that waking is under way; a closed one that the thread has ended.
+        with contextlib.suppress(OSError):
+            self._wake_out.send(b"!")
+
+    def stop(self, patience_s: float) -> None:
+        """End all connections that are left, and the thread."""
+        self._stopping = True
+        self._wake()
+        self._thread.join(patience_s)
+        if self._thread.is_alive():
+            log.error("%s did not end in %.0f s", self._thread.name, patience_s)
+
+    # --- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            until = None
+            while until is None or (self._sockets and self._clock.monotonic() < until):
+                self.step(LOOK_S if until is None else 0.05)
+                if self._stopping and until is None:
+                    until = self._clock.monotonic() + CLOSING_S
+        except Exception:
+            log.exception("%s ended", self._thread.name)
+            self._failed()
+        finally:
+            for connection in list(self._sockets):
+                self._gone(connection, LOST, "the server has ended")
+            self._selector.close()
+            self._wake_in.close()
+            self._wake_out.close()
+
+    def step(self, longest_s: float) -> None:
+        """Wait for something to do, at most `longest_s`, and do it."""
+        for key, events in self._selector.select(longest_s):
+            if key.data is None:
+                self._drain_wakes()
+            else:
+                self._guarded(key.data, events)
+        self._woken = False  # before the jobs are taken, so that a job queued meanwhile wakes again
+        touched: dict[WebSocket, None] = {}
+        while self._jobs:
+            connection, job = self._jobs.popleft()
+            self._take_job(connection, job)
+            touched[connection] = None
+        for connection in touched:
+            self._flush(connection)
+        now = self._clock.monotonic()
+        if now - self._looked_at >= LOOK_S:
+            self._look_after(now)
+
+    def _drain_wakes(self) -> None:
+        with contextlib.suppress(OSError):
+            while self._wake_in.recv(4096):
+                pass
+
+    def _guarded(self, connection: WebSocket, events: int) -> None:
+        """One connection's fault, or a mistake of ours that it has found, must end that connection and no other."""
+        try:
+            if events & selectors.EVENT_READ:
+                self._read(connection)
+            if events & selectors.EVENT_WRITE:
+                self._flush(connection)
+        except Exception:
+            log.exception("websocket: reading from %s failed; the connection is ended", connection.peer)
+            self._gone(connection, INTERNAL, "internal error")
+
+    def _take_job(self, connection: WebSocket, job: bytes | _Close | _Adopt) -> None:
+        if isinstance(job, _Adopt):
+            self._register(connection, job.early)
+        elif isinstance(job, _Close):
+            self._begin_close(connection, job.code, job.reason)
+        else:
+            if job is not self._last[0]:
+                self._last = (job, frame(Opcode.TEXT, job))
+            self._append(connection, self._last[1])
+
+    def _register(self, connection: WebSocket, early: bytes) -> None:
+        try:
+            connection.sock.setblocking(False)
+            self._selector.register(connection.sock, selectors.EVENT_READ, connection)
+        except (OSError, ValueError) as error:
+            self._sockets.add(connection)
+            self._gone(connection, LOST, f"the socket cannot be used: {error}")
+            return
+        self._sockets.add(connection)
+        connection.heard_at = connection.pinged_at = self._clock.monotonic()
+        if early:
+            self._understand(connection, early)
+        if isinstance(connection.sock, ssl.SSLSocket):
+            self._guarded(connection, selectors.EVENT_READ)  # TLS may hold decrypted bytes that select cannot see
+
+    def _append(self, connection: WebSocket, whole_frame: bytes) -> None:
+        if connection not in self._sockets or connection.closing_at is not None:
+            return
+        if connection.backlog > MOST_BACKLOG or len(connection.outbox) > MOST_FRAMES:
+            self._over(connection, TOO_SLOW, f"too slow: {connection.backlog} bytes waiting")
+            return
+        connection.outbox.append(whole_frame)
+        connection.backlog += len(whole_frame)
+
+    def _flush(self, connection: WebSocket) -> None:
+        """Write as much as the socket takes without waiting."""
+        if connection not in self._sockets:
+            return
+        while connection.current or connection.outbox:
+            if not connection.current:
+                connection.current = memoryview(self._next_bytes(connection))
+            try:
+                sent = connection.sock.send(connection.current)
+            except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                self._watch_writes(connection, True)
+                return
+            except OSError as error:
+                self._gone(connection, LOST, f"connection lost: {error}")
+                return
+            connection.backlog -= sent
+            connection.current = connection.current[sent:]
+        self._watch_writes(connection, False)
+
+    @staticmethod
+    def _next_bytes(connection: WebSocket) -> bytes:
+        if connection.backlog <= AT_ONCE:
+            together = b"".join(connection.outbox)
+            connection.outbox.clear()
+            return together
+        return connection.outbox.popleft()
+
+    def _watch_writes(self, connection: WebSocket, wanted: bool) -> None:
+        if connection.watching_writes != wanted:
+            connection.watching_writes = wanted
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
+            self._selector.modify(connection.sock, events, connection)
+
+    def _read(self, connection: WebSocket) -> None:
+        while connection in self._sockets:
+            try:
+                size = connection.sock.recv_into(self._scratch)
+            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except OSError as error:
+                self._gone(connection, LOST, f"connection lost: {error}")
+                return
+            if not size:
+                self._gone(connection, LOST, "connection lost")
+                return
+            connection.heard_at = self._clock.monotonic()
+            self._understand(connection, bytes(self._scratch[:size]))
+            if not (isinstance(connection.sock, ssl.SSLSocket) and connection.sock.pending()):
+                return
+
+    def _understand(self, connection: WebSocket, data: bytes) -> None:
+        connection.parser.receive_bytes(data)
+        try:
+            for found in connection.parser.received_frames():
+                if found.opcode is Opcode.PING:
+                    self._append(connection, frame(Opcode.PONG, bytes(found.payload)))  # type: ignore[arg-type]
+                elif found.opcode is Opcode.CLOSE:
+                    self._close_received(connection, found.payload)
+                elif found.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION):
+                    self._message_part(connection, found.payload, found.message_finished)
+        except ParseFailed as error:
+            self._over(connection, int(error.code), str(error))
+        self._flush(connection)
+
+    def _close_received(self, connection: WebSocket, payload: object) -> None:
+        code, reason = payload if isinstance(payload, tuple) else (1005, "")
+        if connection.closing_at is None:
+            self._over(connection, 1000 if code == 1005 else int(code), f"closed by the other side {reason}".rstrip())
+        self._flush(connection)
+        self._gone(connection, int(code), reason)
+
+    def _message_part(self, connection: WebSocket, payload: object, finished: bool) -> None:
+        if connection.closing_at is not None:
+            return
+        if not isinstance(payload, str):
+            self._over(connection, ONLY_TEXT, "only text messages are understood")
+            return
+        connection.taken += payload
+        if len(connection.taken) > MOST_MESSAGE:
+            self._over(connection, TOO_BIG, f"messages may have {MOST_MESSAGE} bytes")
+        elif finished:
+            message, connection.taken = connection.taken, ""
+            connection.listener.received(connection, message)
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    def _over(self, connection: WebSocket, code: int, reason: str) -> None:
+        """End a connection for a reason that was found here: the listener is told."""
+        self._tell(connection, code, reason)
+        self._begin_close(connection, code, reason)
+
+    def _tell(self, connection: WebSocket, code: int, reason: str) -> None:
+        if not connection.told:
+            connection.told = True
+            connection.listener.left(connection, code, reason)
+
+    def _begin_close(self, connection: WebSocket, code: int, reason: str) -> None:
+        if connection not in self._sockets or connection.closing_at is not None:
+            return
+        connection.told = True
+        connection.closing_at = self._clock.monotonic() + CLOSING_S
+        connection.taken = ""
+        # `current` must go out to its end, or the close would land in the middle of a frame.
+        connection.outbox.clear()
+        connection.outbox.append(close_frame(code, reason))
+        connection.backlog = len(connection.current) + len(connection.outbox[0])
+
+    def _gone(self, connection: WebSocket, code: int, reason: str) -> None:
+        if connection not in self._sockets:
+            return
+        self._sockets.discard(connection)
+        self._ended += 1
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(connection.sock)
+        with contextlib.suppress(OSError):
+            connection.sock.close()
+        self._tell(connection, code, reason)
+
+    def _look_after(self, now: float) -> None:
+        """Ping everybody, end those that have been silent, and those that do not let themselves be closed."""
+        late = now - self._looked_at
+        self._looked_at = now
+        for connection in list(self._sockets):
+            if late > ASLEEP_S:
+                connection.heard_at += late
+            if connection.closing_at is not None:
+                if now >= connection.closing_at:
+                    self._gone(connection, LOST, "no answer to the close")
+            elif now - connection.heard_at > 2 * PING_S:
+                slow = connection.backlog > 0
+                self._over(connection, TOO_SLOW if slow else POLICY, f"silent for {2 * PING_S:.0f} s")
+                self._flush(connection)
+            elif now - connection.pinged_at >= PING_S:
+                connection.pinged_at = now
+                self._append(connection, frame(Opcode.PING, b""))
+                self._flush(connection)
+
+
+class SocketThreads:
+    """As many socket threads as the connections need: one, but for Windows."""
+
+    def __init__(self, clock: Clock, failed: Callable[[], None]) -> None:
+        self._clock = clock
+        self._failed = failed
+        self._lock = threading.Lock()
+        self._threads: list[SocketThread] = []
+
+    def adopt(self, sock: socket.socket, peer: str, early: bytes, listener: Listener) -> WebSocket:
+        with self._lock:
+            for thread in self._threads:
+                if thread.load < SOCKETS_PER_THREAD:
+                    return thread.adopt(sock, peer, early, listener)
+            self._threads.append(SocketThread(self._clock, f"websockets-{len(self._threads) + 1}", self._failed))
+            return self._threads[-1].adopt(sock, peer, early, listener)
+
+    def stop(self) -> None:
+        for thread in self._threads:
+            thread.stop(2 * CLOSING_S)

@@ -64,6 +64,7 @@ BODY_LIMIT: Final = 64 << 10
 BOOK_LIMIT: Final = 1 << 20
 LOGIN_LIMIT: Final = 4 << 10
 EXECUTIONS_AT_ONCE: Final = 500
+WEBSOCKET: Final = "/ws"
 PAGE: Final = 1000  # the longest list that one answer gives
 WEBSOCKET_GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
@@ -794,7 +795,7 @@ ROUTES: Final = (
     Route("GET", "/overview", EVERY_ROLE, Api.overview, body=None),
     Route("GET", "/health", ANYONE, Api.health, body=None),
     Route("GET", "/metrics", ANYONE, Api.metrics, body=None),
-    Route("GET", "/ws", EVERY_ROLE, Api.websocket, body=None),
+    Route("GET", WEBSOCKET, EVERY_ROLE, Api.websocket, body=None),
 )
 QUIET_PATHS: Final = frozenset({"/health", "/metrics"})
 
@@ -807,13 +808,17 @@ def create_app(store: Store, hub: Hub, settings: Settings, clock: Clock, sockets
     api = Api(store, hub, settings, clock, sockets)
     app.extensions["api"] = api
     for route in ROUTES:
-        app.add_url_rule(
-            route.path,
-            f"{route.method} {route.path}",
-            _view(api, route),
-            methods=[route.method],
-            provide_automatic_options=False,
-        )
+        view = _view(api, route)
+        # A handshake matches only rules made for WebSockets, everything else only the others.
+        for websocket in (False, True) if route.path == WEBSOCKET else (False,):
+            app.add_url_rule(
+                route.path,
+                f"{route.method} {route.path} {websocket}",
+                view,
+                methods=[route.method],
+                provide_automatic_options=False,
+                websocket=websocket,
+            )
     refuse_unlisted(app)
     _log_requests(app, api, clock)
     _answer_errors(app)
@@ -835,10 +840,10 @@ def _view(api: Api, route: Route) -> Callable[..., Response]:
         protocol = None
         arguments: list[Any] = [None]
         if route.roles is not None:
-            token, protocol = websocket_token() if route.path == "/ws" else (bearer_token(), None)
+            token, protocol = websocket_token() if route.path == WEBSOCKET else (bearer_token(), None)
             user, claims = api.caller(token, route.roles)
             g.caller = user
-            arguments = [user, claims, protocol] if route.path == "/ws" else [user]
+            arguments = [user, claims, protocol] if route.path == WEBSOCKET else [user]
         if route.body is not None:
             arguments.append(route.body())
         reply = route.handler(api, *arguments, **parts)

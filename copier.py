@@ -89,9 +89,8 @@ class Copier:
         self._remembered = (self._mirror.epoch, self._mirror.seq)
         self._server_settings: Mapping[str, Any] | None = None  # None = not heard since the connection was made
         self._highest_equity = Decimal(ledger.get("highest_equity") or 0)
-        self._started = clock.monotonic()
-        self._last_look = self._started
-        self._ledger_age: float | None = None if ledger.get("grown_up") else 0.0
+        self._last_look = clock.monotonic()
+        self._born_epoch, self._born_at = ledger.get("born_epoch") or "", int(ledger.get("born_at") or 0)
         self._missing_since: dict[CopyKey, float] = {}
         self._rest: dict[tuple[CopyKey, type], tuple[float, int]] = {}  # until when, after how many refusals
         self._last_refusal: dict[CopyKey, Reason] = {}
@@ -210,7 +209,7 @@ class Copier:
             highest_equity=self._highest_equity,
             now=now,
             opens_allowed=mirror.synced and self._server_settings is not None and not in_doubt,
-            ledger_age_s=self._ledger_age,
+            born_at=self._born_at if mirror.epoch == self._born_epoch else 0,
             utc_offset_s=self._terminal.utc_offset_s({symbol.name for symbol in symbols.values() if symbol}),
             not_before={key: until for key, (until, _) in self._rest.items()},
         )
@@ -237,10 +236,9 @@ class Copier:
             self._spoken.clear("trading", "orders are taken again")
         in_doubt = self._observe(reading, now)
         self._remember_equity(reading)
-        self._remember_age(now)
         if mirror.known:
             self._remember_server()
-            self._settle_first_book(in_doubt)
+            self._remember_birth()
         return in_doubt
 
     def _observe(self, reading: Reading, now: float) -> bool:
@@ -365,24 +363,12 @@ class Copier:
             self._ledger.set(epoch=heard[0], seq=str(heard[1]))
             self._remembered = heard
 
-    def _settle_first_book(self, in_doubt: bool) -> None:
-        """A new ledger opens nothing older than itself: what its first book holds may have been copied before."""
-        if in_doubt or not self._mirror.synced or self._ledger.get("first_book"):
-            return
-        for key in self._mirror.first_book:
-            held = self._mirror.trades.get(key)
-            if held is not None and key not in self._ledger.copies:
-                self._skip(held, Reason.OLDER_THAN_LEDGER, "it was open before this copier began", {})
-        self._ledger.set(first_book="1")
-
-    def _remember_age(self, now: float) -> None:
-        """Until the ledger is older than any trade that may be opened, it must be asked whether it is old enough."""
-        if self._ledger_age is None:
-            return
-        self._ledger_age = now - self._started
-        if self._ledger_age > self._config.limits.max_signal_age_s:
-            self._ledger.set(grown_up="1")
-            self._ledger_age = None
+    def _remember_birth(self) -> None:
+        """A new ledger begins with its first book, by the clock of the server that sent it: what is older than that may
+        have been copied with a ledger that was lost, and is not opened."""
+        if not self._born_at:
+            self._ledger.set(born_epoch=self._mirror.epoch, born_at=str(self._mirror.book_time))
+            self._born_epoch, self._born_at = self._mirror.epoch, self._mirror.book_time
 
     def _symbols(self) -> dict[str, Symbol | None]:
         """The symbols that a decision may be about now, those of trades to be opened with their margin."""
@@ -699,7 +685,7 @@ def run(config: ClientConfig, stop: threading.Event) -> int:
     inbox: Inbox = queue.SimpleQueue()
     api = Api(config.api)
     listener = Listener(api, config.api, inbox, stop)
-    reporter = Reporter(Api(config.api), ledger, stop)
+    reporter = Reporter(api, ledger, stop)
     copier = Copier(terminal, ledger, config, inbox, listener)
     try:
         if not connect_until(terminal, stop):

@@ -1,9 +1,9 @@
 """Who is connected, what each may see, and what each is told.
 
 Connections that follow the same masters with the same sizing form a group and get the same frames, built once.
-Numbering, storing and handing out happen under one lock, so that every connection sees the changes in the order of their
-numbers, and nothing falls between the book it gets on joining and the first change after it. A connection only takes
-frames in and never blocks, so no reader can hold up another.
+Numbering, storing and handing out happen under one lock, so that every connection sees the changes in the order of
+their numbers, and nothing falls between the book it gets on joining and the first change after it. A connection only
+takes frames in and never blocks, so no reader can hold up another.
 
 No sockets here: a connection is anything that takes frames (`transport.py` has the real ones).
 """
@@ -15,6 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from db import Clock, Entry, Master, Outcome, Role, Store, Unavailable, User
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 VERSION: Final = "0.1.0"
 
+MOST_LOTS: Final = Decimal(1_000_000)
 HEARTBEAT_S: Final = 5.0  # quiet after which a group hears which number it should have reached
 STEP_S: Final = 0.5  # between two looks at expired tokens, silent masters and quiet groups
 MESSAGES_AT_ONCE: Final = 20  # a connection may send this many at once ...
@@ -62,8 +64,11 @@ class View:
     def sees(self, master: str) -> bool:
         return self.follow is None or master in self.follow
 
-    def volume(self, trade: Trade) -> Any:
-        return trade.volume if self.sizing is None else wanted_volume(self.sizing, trade.volume)
+    def volume(self, trade: Trade) -> Decimal:
+        """Lots to show beside the master's; within what a message may say, whatever the multiplier."""
+        if self.sizing is None:
+            return trade.volume
+        return min(round(wanted_volume(self.sizing, trade.volume), 10), MOST_LOTS)
 
 
 @dataclass(slots=True, eq=False)
@@ -385,9 +390,11 @@ class Hub:
             self._masters.update((name, online) for name, online in known.items() if name in self._masters)
             self._books.clear()
             with self._list:
-                members = list(self._members.values())
-            for member in members:
-                self._send_book(member)
+                views = list(self._groups)
+            frames = {view: self._book_frame(view) for view in views}
+            with self._list:
+                for member in self._members.values():
+                    member.connection.send_frame(frames[member.view])
         for master in masters:
             first_report = master.name == reporting and master.name not in self._reported
             if first_report:

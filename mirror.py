@@ -81,7 +81,7 @@ class Mirror:
         self.seq = last_seq
         self.known = False  # a book has come since the start
         self.synced = False  # and everything since, over a connection that stands
-        self.first_book: frozenset[CopyKey] = frozenset()  # keys of the first book since the start
+        self.book_time = 0  # UTC ms by the server's clock: when it made the last whole book
         # Masters whose books are not believed to be complete: the server's database went back in time (a backup was
         # restored), and their senders have not reported to it since.
         self._went_back: dict[str, int | None] = {}
@@ -157,10 +157,8 @@ class Mirror:
                 trades[key] = Held(
                     held.trade, held.age_at_receipt_ms, held.received, before.detected_at, before.server_time
                 )
-        if not self.known:
-            self.first_book = frozenset(trades)
         self.masters, self.trades = masters, trades
-        self.epoch, self.seq = found["epoch"], found["seq"]
+        self.epoch, self.seq, self.book_time = found["epoch"], found["seq"], found["server_time"]
         self.known = self.synced = True
 
     def _change(self, message: Mapping[str, Any], now: float) -> bool:

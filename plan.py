@@ -120,7 +120,7 @@ class Known:
     highest_equity: Decimal
     now: float  # monotonic seconds
     opens_allowed: bool = True  # False while the reading is in doubt or the books are not up to date
-    ledger_age_s: float | None = None  # None = old enough to know every trade that is young enough to be opened
+    born_at: int = 0  # when the ledger began, UTC ms by the clock of this server database; 0 = with another database
     utc_offset_s: int | None = None  # of the client's broker clock; None = not known
     # (trade, kind of step) → monotonic time until which that step rests, after a refusal for now
     not_before: Mapping[tuple[CopyKey, type], float] = field(default_factory=dict)
@@ -244,20 +244,20 @@ def _opens(mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
 
 def _judged(key: CopyKey, held: Held, known: Known, rules: Rules, exposure: Exposure) -> Allowed | Refusal:
     """The verdict on a trade that was never copied: of the ledger, of the pending order it came from, of the rules."""
-    age_ms = held.age_ms(known.now)
-    if known.ledger_age_s is not None and age_ms is not None and age_ms > known.ledger_age_s * 1000:
+    opened_at = held.trade.opened_at
+    if opened_at and opened_at <= known.born_at:
         return Refusal(
             Reason.OLDER_THAN_LEDGER,
-            f"the trade is {age_ms / 1000:.1f} s old, the ledger {known.ledger_age_s:.1f} s: "
-            "it may have been copied before",
-            {"age_ms": age_ms},
+            f"opened {(known.born_at - opened_at) / 1000:.1f} s before this copier's ledger began: "
+            "it may have been copied already",
+            {"opened_at": opened_at, "born_at": known.born_at},
         )
     by_its_order = _decided_by_its_order(key, known)
     if by_its_order is not None and by_its_order.final:
         return by_its_order
     verdict = decide(
         held.trade,
-        age_ms,
+        held.age_ms(known.now),
         rules.copying,
         rules.sizing,
         rules.limits,

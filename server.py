@@ -47,7 +47,7 @@ WRONG_USE = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     options = parser().parse_args(argv)
-    set_up_logging(options.quiet, options.verbose)
+    set_up_logging(options.quiet or options.command is not None, options.verbose)
     try:
         return {"adduser": add_user, "passwd": change_password, "users": list_users, None: serve}[options.command](
             options
@@ -157,7 +157,8 @@ def serve(options: argparse.Namespace) -> int:
         taken_down.callback(hub.stop)
         taken_down.callback(sockets.stop)
         taken_down.callback(hub.close_all)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         print(f"listening on {server.url} (registration {registration}, database {database})", flush=True)
         try:
             server.serve_forever(poll_interval=0.2)

@@ -308,7 +308,7 @@ def one_of(kind: type[E]) -> Check:
 
     def check(value: Any) -> E:
         try:
-            if type(value) is str:
+            if isinstance(value, str):
                 return kind(value)
         except ValueError:
             pass

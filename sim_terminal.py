@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import socketserver
 import sys
 import threading
@@ -576,6 +577,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run a terminal until Ctrl-C; 2 when it cannot start."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     options = _arguments(argv)
+    for name in ("SIGTERM", "SIGBREAK"):  # the polite ends of POSIX and Windows, besides Ctrl-C
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
         terminal = Terminal(_broker(options), password=options.password, investor_password=options.investor_password)
         server = TerminalServer(terminal, options.host, options.port)

@@ -1,8 +1,8 @@
 """The HTTP side of the sockets: HTTP/1.1 with kept connections, a thread for each, in front of a WSGI application.
 
-werkzeug's own server closes every connection after one answer, which makes a sender connect anew for each trade, and lets
-a silent TLS connection block everybody; so the little that is needed stands here. An application that wants the socket
-for itself (WebSocket) answers 101 and leaves a function in the environment; the socket is then handed to it.
+werkzeug's own server closes every connection after one answer, which makes a sender connect anew for each trade, and
+lets a silent TLS connection block everybody; so the little that is needed stands here. An application that wants the
+socket for itself (WebSocket) answers 101 and leaves a function in the environment; the socket is then handed to it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Under this key of the WSGI environment an application that answered 101 leaves a function. It is given the socket, which
-# nobody else reads or writes any more, and what had been received beyond the request.
+# Under this key of the WSGI environment an application that answered 101 leaves a function. It is given the socket,
+# which nobody else reads or writes any more, and what had been received beyond the request.
 ADOPT: Final = "aibot.adopt"
 
 REQUEST_S: Final = 15.0  # the longest silence within a request, a TLS handshake, or before the first request
 IDLE_S: Final = 75.0  # the longest silence between two requests
+LINGER_S: Final = 1.0  # the longest silence while reading away what follows a refused body ...
+MOST_LINGERING: Final = 256  # ... and how many pieces of it
 MOST_DISCARDED: Final = 2 << 20  # bytes of an unread body that are read away, so that the other side sees the answer
 
 
@@ -73,6 +75,9 @@ class WebServer(socketserver.ThreadingMixIn, HTTPServer):
         finally:
             if not adopted:
                 self.shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.exception("a connection from %s could not be served", client_address[0])
 
 
 class Body:
@@ -149,7 +154,8 @@ class RequestHandler(BaseHTTPRequestHandler):
             self.wfile.write(_head(status, headers))
             self._hand_over(adopt)
             return
-        if not body.discard():
+        complete = body.discard()
+        if not complete:
             self.close_connection = True
         lines = [("Date", self.date_time_string()), *headers]
         if not any(name.lower() == "content-length" for name, _ in headers):
@@ -157,6 +163,16 @@ class RequestHandler(BaseHTTPRequestHandler):
         if self.close_connection:
             lines.append(("Connection", "close"))
         self.wfile.write(_head(status, lines) + (b"" if self.command == "HEAD" else content))
+        if not complete:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Let the other side read the answer: closing while it still sends would take the answer back (TCP reset)."""
+        self.connection.settimeout(LINGER_S)
+        self.connection.shutdown(socket.SHUT_WR)
+        for _ in range(MOST_LINGERING):
+            if not self.connection.recv(64 << 10):
+                break
 
     def _body_length(self) -> int | None:
         if "transfer-encoding" in self.headers:

@@ -1,8 +1,8 @@
 """The WebSockets' side of the sockets: one thread reads and writes them all, and never waits for any of them.
 
 Whoever has something to say (`send_frame`, `close`, from any thread) only queues it. A reader that does not take what
-is meant for it gets a bounded backlog and is then dropped. The parsing of frames is wsproto's. On Windows `select` takes
-at most 512 sockets, so there further threads are started as connections come.
+is meant for it gets a bounded backlog and is then dropped. The parsing of frames is wsproto's. On Windows `select`
+takes at most 512 sockets, so there further threads are started as connections come.
 """
 
 from __future__ import annotations

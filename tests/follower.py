@@ -1,4 +1,4 @@
-"""A follower in one process: the real copier, ledger and terminal module, on a simulated account with a clock by hand."""
+"""A follower in one process: the real copier, ledger and terminal module, a simulated account, a clock by hand."""
 
 from __future__ import annotations
 
@@ -139,7 +139,8 @@ class Follower:
 
     def sends_book(self, *trades: Trade, config: dict[str, Any] | None = None) -> None:
         """The first messages after connecting: the book, then the settings."""
-        self.book = {(t.master, *t.key): self._aged(t) for t in trades} if trades else self.book
+        for trade in trades:
+            self.book[trade.master, *trade.key] = self._aged(trade)
         data = {
             "masters": list(self.masters.values()),
             "trades": [trade_for_client(t, t.volume) for t in self.book.values()],
@@ -153,6 +154,7 @@ class Follower:
         self.tell({"type": "config", "data": {"trade_copy": {}, "copying": "on", "follow": None, **settings}})
 
     def _aged(self, trade: Trade) -> Trade:
+        self.clock.now += 0.005
         return trade if trade.opened_at else replace(trade, opened_at=self.server_ms())
 
     def _change(self, kind: str, trade: Trade, **more: Any) -> None:

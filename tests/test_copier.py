@@ -395,7 +395,6 @@ def test_an_order_that_fills_after_it_was_given_up_is_closed_when_the_master_has
 
 
 def test_an_unknown_order_is_found_although_the_broker_replaced_its_comment(follower: Follower) -> None:
-    follower.broker.settings.__class__  # the comment is cut to nothing by this broker
     object.__setattr__(follower.broker.settings, "comment_length", 0)
     follower.mt5.inject("order_send", "none_after_fill")
     follower.master_opens(position(1))
@@ -772,7 +771,7 @@ def test_a_lost_ledger_and_a_lost_server_database_together_double_nothing(follow
     follower.look()
     follower.mt5.sim_close_by_hand(follower.positions[0].ticket)
     follower.look()
-    follower.clock.now += 10
+    follower.passes(10)
     follower.lose_ledger()
     follower.epoch = "epoch-2"
     follower.book.clear()

@@ -1,0 +1,122 @@
+"""The chain as its users run it: five processes, one of them killed and started again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chain import PARTS, Chain
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Chain]:
+    one = Chain(tmp_path)
+    try:
+        yield one
+    finally:
+        one.stop()
+
+
+def running_copier(chain: Chain) -> None:
+    """Until both sides are connected a trade would be older than the copier's ledger."""
+    chain.wait(lambda: chain.admin("GET", "/overview")["masters"], "the master's first book")
+    chain.wait(lambda: "settings" in (chain.folder / "copier.out").read_text(), "the copier to be connected")
+
+
+@pytest.mark.parametrize("victim", PARTS)
+def test_any_part_may_be_killed_and_the_accounts_agree_again(chain: Chain, victim: str) -> None:
+    running_copier(chain)
+    stays = chain.master_opens(0.2)
+    goes = chain.master_opens(0.1, "XAUUSD", buy=False)
+    chain.agrees("two trades")
+
+    chain.kill(victim)
+    if victim != "master":
+        chain.master_closes(goes)
+        chain.master_closes(stays, 0.1)
+        chain.master_opens(0.4)
+    chain.restart(victim)
+    if victim == "master":
+        chain.master_closes(goes)
+        chain.master_closes(stays, 0.1)
+        chain.master_opens(0.4)
+    chain.agrees(f"after {victim} was killed")
+    chain.master_opens(0.6, buy=False)
+    chain.agrees("and copying goes on")
+    assert chain.ever_opened() == 4
+
+
+def test_all_parts_may_be_killed_at_once(chain: Chain) -> None:
+    running_copier(chain)
+    goes = chain.master_opens(0.2)
+    chain.master_opens(0.4)
+    chain.agrees("two trades")
+    chain.master_closes(goes)
+    for part in PARTS:
+        chain.kill(part)
+    for part in PARTS:
+        chain.restart(part)
+    chain.agrees("after everything was killed")
+    assert chain.ever_opened() == 2
+
+
+def test_a_position_closed_by_hand_stays_closed_over_restarts(chain: Chain) -> None:
+    running_copier(chain)
+    chain.master_opens(0.2)
+    chain.agrees("one trade")
+    (copy,) = chain.client.positions_get()
+    chain.client.sim_close_by_hand(copy.ticket)
+    chain.wait(
+        lambda: any(e["event"] == "closed_by_client" for e in chain.admin("GET", "/executions")["executions"]),
+        "the report that it was closed by the client",
+    )
+    chain.kill("copier")
+    chain.restart("copier")
+    chain.master_opens(0.4)
+    chain.wait(lambda: [c[2] for c in chain.copies()] == [0.2], "the next trade alone")
+    assert chain.ever_opened() == 2
+
+
+def test_a_second_copier_in_the_same_folder_is_refused(chain: Chain) -> None:
+    running_copier(chain)
+    first = chain.running["copier"]
+    chain.start("copier")
+    second = chain.running["copier"]
+    chain.running["copier"] = first
+    assert second.wait(30) == 3
+    assert "already running" in (chain.folder / "copier.out").read_text()
+
+
+def test_a_second_copier_of_the_same_user_elsewhere_ends_the_first(chain: Chain, tmp_path: Path) -> None:
+    running_copier(chain)
+    first = chain.running.pop("copier")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "config_client.json").write_text((tmp_path / "config_client.json").read_text())
+    home, chain.folder = chain.folder, elsewhere
+    chain.start("copier")
+    chain.folder = home
+    assert first.wait(30) == 1
+    assert "two copiers on one account" in (home / "copier.out").read_text()
+
+
+def test_a_trade_posted_without_a_ticket_is_copied_and_closed(chain: Chain) -> None:
+    running_copier(chain)
+    ask = chain.client.symbol_info_tick("EURUSD").ask
+    body = {"symbol": "EURUSD", "action": "BUY", "volume": 0.10, "price": ask, "sl": 0.0, "tp": 0.0}
+    answer = chain.api("master_user", "POST", "/signal/broadcast", body)
+    chain.wait(lambda: [c[2] for c in chain.copies()] == [0.05], "the copy")
+    chain.api("master_user", "POST", "/signal/close", {"ticket": answer["ticket"]})
+    chain.wait(lambda: chain.copies() == [], "the close")
+
+
+def test_every_program_ends_cleanly_when_asked(chain: Chain) -> None:
+    running_copier(chain)
+    for part in ("copier", "sender", "server"):
+        process = chain.running.pop(part)
+        ended = threading.Event()
+        process.terminate()
+        threading.Thread(target=lambda p=process, e=ended: (p.wait(), e.set()), daemon=True).start()
+        assert ended.wait(20), f"{part} does not end\n{chain.output()}"

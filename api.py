@@ -24,6 +24,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from auth import PASSWORD, Busy, Passwords, Throttle, Token, Tokens
+from config import HIGHEST_LOTS, HIGHEST_MULTIPLIER, HIGHEST_POINTS
 from db import Clock, LastAdmin, NameTaken, Outcome, Post, Role, Store, Unavailable, User, UserConfig
 from hub import TRY_LATER, VERSION, Connection, Hub, change_message, view_of
 from safety import Copying, Mode
@@ -186,16 +187,17 @@ ACCOUNT: Final[dict[str, Check]] = {
     "margin_mode": margin_mode,
 }
 
+# The ranges are those of the copier's own file.
 TRADE_COPY: Final[dict[str, Check]] = {
     "mode": one_of(Mode),
-    "fixed_lot": LOTS,
-    "multiplier": number(0, 1000, above=True),
-    "max_slippage_points": whole(0, 1_000_000),
-    "max_spread_points": whole(0, 1_000_000),
-    "max_exposure_trades": whole(0, 100_000),
-    "max_exposure_lots": LOTS_LEFT,
-    "max_drawdown_percent": number(0, 100),
-    "max_signal_age_s": whole(0, 86_400),
+    "fixed_lot": number(0, HIGHEST_LOTS, above=True),
+    "multiplier": number(0, HIGHEST_MULTIPLIER, above=True),
+    "max_slippage_points": whole(0, HIGHEST_POINTS),
+    "max_spread_points": whole(0, HIGHEST_POINTS),
+    "max_exposure_trades": whole(1, 100_000),
+    "max_exposure_lots": number(0, HIGHEST_LOTS, above=True),
+    "max_drawdown_percent": number(0, 100, above=True),
+    "max_signal_age_s": whole(1, 3600),
 }
 
 

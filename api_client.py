@@ -60,8 +60,11 @@ class Api:
     def _log_in(self) -> str:
         s = self._settings
         answer = self._request("POST", "/token", {"username": s.username, "password": s.password}, {})
+        token = answer.get("access_token")
+        if type(token) is not str or not token.isascii() or not token.isprintable():
+            raise ApiDown(f"POST {s.url}/token: answered, not as this server does: no access_token")
         log.info("logged in to %s as %s (%s)", s.url, s.username, answer.get("role"))
-        return str(answer["access_token"])
+        return token
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The answer of the server as a JSON object. Raises `ApiDown`, `ApiRefused`."""
@@ -85,6 +88,7 @@ class Api:
                 url,
                 data=content,
                 headers={**headers, "Content-Type": "application/json"},
+                auth=_as_it_is,
                 timeout=TIMEOUT_S,
                 allow_redirects=False,
             )
@@ -105,6 +109,11 @@ class Api:
         if response.status_code >= 500 or response.status_code == 429:
             raise ApiDown(f"{method} {url}: {response.status_code} {code} {message}".rstrip())
         raise ApiRefused(response.status_code, code, message or f"{method} {url} was refused")
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Without this, requests takes a password out of ~/.netrc, where there is one, in the place of our token."""
+    return request
 
 
 def _plainly(error: requests.RequestException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import secrets
@@ -38,6 +39,12 @@ def password(value: Any) -> str:
     return value
 
 
+@functools.cache
+def nobodys_hash() -> str:
+    """Checked in place of an unknown user's, so that the answer takes the same time."""
+    return generate_password_hash(secrets.token_urlsafe(24), HASH_METHOD)
+
+
 class Busy(Exception):
     """Too many passwords are being checked at once."""
 
@@ -47,8 +54,7 @@ class Passwords:
 
     def __init__(self) -> None:
         self._turns = threading.BoundedSemaphore(HASHES_AT_ONCE)
-        # Checked in place of an unknown user's, so that the answer takes the same time.
-        self._nobody = generate_password_hash(secrets.token_urlsafe(24), HASH_METHOD)
+        nobodys_hash()  # now, not at the first log-in of an unknown user, which would show by its time
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -67,7 +73,7 @@ class Passwords:
     def fits(self, user: User | None, plain: str) -> bool:
         """Whether this is the user's password; for None it never is, after the same time. Raises `Busy`."""
         with self._turn():
-            return check_password_hash(user.password if user else self._nobody, plain) and user is not None
+            return check_password_hash(user.password if user else nobodys_hash(), plain) and user is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,11 @@ def all_lines(
     return [*found, *ended.values()]
 
 
+def plain(number: Decimal) -> str:
+    """A price or lots as people write them: 2, not 2.0."""
+    return f"{number.normalize():f}"
+
+
 def wall_ms() -> int:
     """UTC ms, as sender, server and copier note it."""
     return int(time.time() * 1000)

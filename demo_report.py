@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from copies import tag_of
-from demo_accounts import NOTHING, ORDER, POSITION, Line
+from demo_accounts import NOTHING, ORDER, POSITION, Line, plain
 from signals import Kind
 
 MASTER: Final = "master_user"  # the master's name on the server: part of the mark of a copy
@@ -220,7 +220,11 @@ def percentile(values: Sequence[float], percent: int) -> float:
 def lots(line: Line | None) -> str:
     if line is None:
         return "-"
-    return f"{line.opened:f}" if line.volume in (line.opened, NOTHING) else f"{line.opened:f} -> {line.volume:f}"
+    return (
+        f"{plain(line.opened)}"
+        if line.volume in (line.opened, NOTHING)
+        else f"{plain(line.opened)} -> {plain(line.volume)}"
+    )
 
 
 def state(line: Line) -> str:
@@ -234,7 +238,7 @@ def state(line: Line) -> str:
 def stops(line: Line | None) -> str:
     if line is None or not line.volume or not (line.sl or line.tp):
         return "-"
-    return " / ".join(f"{price:f}" if price else "none" for price in (line.sl, line.tp))
+    return " / ".join(f"{plain(price)}" if price else "none" for price in (line.sl, line.tp))
 
 
 def both(one: str, other: str) -> str:
@@ -253,7 +257,7 @@ HEADINGS: Final = (
 
 def table(rows: Sequence[Row]) -> list[str]:
     """One line for each trade, below a line of headings."""
-    cells = [HEADINGS]
+    cells: list[tuple[str, ...]] = [HEADINGS]
     for row in rows:
         copy = shown_copy(row)
         stranger = not row.ticket
@@ -265,7 +269,7 @@ def table(rows: Sequence[Row]) -> list[str]:
                 "-" if stranger else lots(row.master),
                 lots(copy),
                 both(stops(row.master), stops(copy)) if copy else stops(row.master),
-                ", ".join(str(line.ticket) for line in row.copies if len(row.copies) > 1 or line is copy) or "-",
+                ", ".join(dict.fromkeys(str(line.ticket) for line in row.copies)) or "-",
                 both(state(row.master), state(copy)) if copy else f"{state(row.master)} | -",
                 f"{row.verdict}: {row.detail}" if row.detail else row.verdict,
             )
@@ -283,7 +287,7 @@ def shortened(rows: Sequence[Row]) -> list[Row]:
 
 def latency_table(measured: Mapping[str, Sequence[float]]) -> list[str]:
     """Median, 95th percentile and largest of each list of milliseconds."""
-    cells = [("", "median ms", "p95 ms", "max ms", "number")]
+    cells: list[tuple[str, ...]] = [("", "median ms", "p95 ms", "max ms", "number")]
     for name, values in measured.items():
         if values:
             numbers = (percentile(values, 50), percentile(values, 95), max(values))

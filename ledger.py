@@ -227,10 +227,11 @@ class CopierLedger(Ledger):
     def withdraw(self, copy: Copy) -> None:
         """Take an intent back: the broker's answer proves that its order was not executed."""
         with self._transaction() as db:
-            db.execute(
+            gone = db.execute(
                 "DELETE FROM copies WHERE master = ? AND kind = ? AND ticket = ? AND state = 'opening'", copy.key
-            )
-        self.copies.pop(copy.key, None)
+            ).rowcount
+        if gone:
+            self.copies.pop(copy.key, None)
 
     def reports(self, limit: int) -> list[tuple[int, dict[str, Any]]]:
         """The oldest reports that the server has not confirmed: (number, body)."""

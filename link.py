@@ -28,6 +28,7 @@ SILENCE_S: Final = 15.0  # the server speaks every 5 s; three silent periods end
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 15.0
 BATCH: Final = 200
+NOT_TAKEN: Final = (413, 422)  # the server will never take these reports as they are
 
 TOKEN_EXPIRED, DEACTIVATED, TAKEN_OVER = 4401, 4403, 4409
 
@@ -136,6 +137,7 @@ class Listener(threading.Thread):
         finally:
             self._socket = None
             connection.abort()  # type: ignore[no-untyped-call]
+            connection.shutdown()  # type: ignore[no-untyped-call]
         return Lost("stopped"), heard
 
     def _connect(self, token: str) -> websocket.WebSocket:
@@ -202,7 +204,7 @@ class Reporter(threading.Thread):
         try:
             self._send([body for _, body in batch])
         except ApiRefused as refused:
-            if refused.status != 422:
+            if refused.status not in NOT_TAKEN:
                 raise
             for _, body in batch:  # one report that the server cannot take must not hold up the others
                 self._send_alone(body)
@@ -216,6 +218,6 @@ class Reporter(threading.Thread):
         try:
             self._send([report])
         except ApiRefused as refused:
-            if refused.status != 422:
+            if refused.status not in NOT_TAKEN:
                 raise
             log.error("the server cannot take a report, it stays in client.log only: %s: %s", refused, report)

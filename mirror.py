@@ -12,15 +12,15 @@ from decimal import Decimal
 from typing import Any, Final
 
 from signals import (
+    TICKET,
     TIME_MS,
     USERNAME,
-    BadField,
-    Check,
     Kind,
     Source,
     Trade,
     boolean,
     number,
+    one_of,
     or_null,
     read_fields,
     text,
@@ -31,7 +31,6 @@ from signals import (
 CopyKey = tuple[str, Kind, int]  # master, kind, ticket
 
 _SEQ: Final = whole(0, 2**62)
-_ANY: Final[Check] = lambda value: value  # noqa: E731
 
 
 def _list_of_objects(value: Any) -> list[dict[str, Any]]:
@@ -115,7 +114,7 @@ class Mirror:
                     self.synced = False
                 return not self.synced
             case "master":
-                self._master(message)
+                return self._master(message)
         return False
 
     def _book(self, message: Mapping[str, Any], now: float) -> None:
@@ -181,26 +180,35 @@ class Mirror:
             closed = read_fields(data, {"remaining": number(0, 1_000_000)}, others_allowed=True)
             remaining = closed["remaining"]
             if not remaining:
-                closed = read_fields(data, {"master": USERNAME, "kind": _ANY, "ticket": _ANY}, others_allowed=True)
-                self.trades.pop((closed["master"], Kind(closed["kind"]), closed["ticket"]), None)
+                closed = read_fields(
+                    data, {"master": USERNAME, "kind": one_of(Kind), "ticket": TICKET}, others_allowed=True
+                )
+                self.trades.pop((closed["master"], closed["kind"], closed["ticket"]), None)
         if remaining:
             held = _held(data, found["server_time"], now, found.get("detected_at") or 0)
             self.trades[(held.trade.master, *held.trade.key)] = held
         self.seq = found["seq"]
         return False
 
-    def _master(self, message: Mapping[str, Any]) -> None:
+    def _master(self, message: Mapping[str, Any]) -> bool:
         found = read_fields(message, {"data": _object}, others_allowed=True)
-        entry = read_fields(found["data"], {"master": USERNAME, "online": boolean}, others_allowed=True)
+        entry = read_fields(
+            found["data"],
+            {"master": USERNAME, "online": boolean},
+            {"reported_at": or_null(TIME_MS)},
+            others_allowed=True,
+        )
         name = entry["master"]
         known = self.masters.get(name)
-        # Online means that a whole book was reported just now.
-        reported = found["data"].get("reported_at", known.reported_at if known else None)
-        if reported is not None and type(reported) is not int:
-            raise BadField("reported_at", "must be UTC milliseconds or null")
+        # That a master has reported makes `speaks_for` believe what is here of its book: so never before that is here.
+        if not self.synced or known is None:
+            self.synced = False
+            return True
+        reported = entry.get("reported_at", known.reported_at)
         self.masters[name] = Master(reported, entry["online"])
         if name in self._went_back and reported != self._went_back[name]:
             del self._went_back[name]
+        return False
 
 
 def _held(data: Mapping[str, Any], server_time: int, now: float, detected_at: int) -> Held:

@@ -252,9 +252,6 @@ def _judged(key: CopyKey, held: Held, known: Known, rules: Rules, exposure: Expo
             "it may have been copied already",
             {"opened_at": opened_at, "born_at": known.born_at},
         )
-    by_its_order = _decided_by_its_order(key, known)
-    if by_its_order is not None and by_its_order.final:
-        return by_its_order
     verdict = decide(
         held.trade,
         held.age_ms(known.now),
@@ -266,7 +263,7 @@ def _judged(key: CopyKey, held: Held, known: Known, rules: Rules, exposure: Expo
         known.symbols.get(held.trade.symbol),
         exposure,
     )
-    return by_its_order if by_its_order is not None and isinstance(verdict, Allowed) else verdict
+    return (_decided_by_its_order(key, known) or verdict) if isinstance(verdict, Allowed) else verdict
 
 
 def _with(exposure: Exposure, trade: Trade, allowed: Allowed) -> Exposure:

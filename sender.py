@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -47,8 +48,12 @@ log = logging.getLogger(__name__)
 BOOK_EVERY_S: Final = 5.0
 PATIENCE_S: Final = 15.0  # good readings without a trade, before its end is believed without any proof
 WATCHED_S: Final = 2.0  # a trade that was not there in a reading so young has just been opened
+WINDOW_S: Final = 300.0  # for so long (twice at most) the quote with the least delay says what time it is at the broker
+GAP_S: Final = 10.0  # longer than any rest between two readings: the process slept
 FEW_CHANGES: Final = 3  # more than these at once go as one whole book, in one request
 LONGEST_REST_S: Final = 5.0  # between attempts to reach a server that is down
+# What no comment on the wire may have. A comment is for people to read and must not keep a trade from being copied.
+UNSAYABLE: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class Superseded(Exception):
@@ -56,20 +61,32 @@ class Superseded(Exception):
 
 
 class BrokerClock:
-    """The broker's clock as far as quotes show it, carried on by the monotonic clock between them."""
+    """The broker's clock as quotes show it when they come in, carried on by the monotonic clock between them.
+
+    A quote that was there at the first look may be hours old and shows nothing. Of those that come in, the one with the
+    least delay counts, out of the last minutes only: so the clock follows when the broker's is set back in autumn, and
+    when the two clocks drift.
+    """
 
     def __init__(self) -> None:
-        self._msc = 0
-        self._at = 0.0
+        self._last: dict[str, int] = {}  # symbol → time of its newest quote
+        self._window_began = 0.0
+        self._ahead: list[int] = []  # ms from monotonic to broker time: the best of this window, and of the one before
 
-    def tick(self, time_msc: int, now: float) -> None:
-        """The newest quote has this time."""
-        if time_msc > self.now_msc(now):
-            self._msc, self._at = time_msc, now
+    def look(self, quote_times: Mapping[str, int], now: float) -> None:
+        """These are the symbols' newest quotes."""
+        came = [msc for name, msc in quote_times.items() if msc > self._last.get(name, msc)]
+        self._last |= quote_times
+        if not came:
+            return
+        ahead = max(came) - int(now * 1000)
+        if not self._ahead or now - self._window_began > WINDOW_S:
+            self._ahead, self._window_began = [ahead, *self._ahead[:1]], now
+        self._ahead[0] = max(ahead, self._ahead[0])
 
-    def now_msc(self, now: float) -> int:
-        """Broker time in ms; 0 while no quote was seen. Never ahead of the broker's clock by more than it drifts."""
-        return self._msc + int((now - self._at) * 1000) if self._msc else 0
+    def now_msc(self, now: float) -> int | None:
+        """Broker time in ms; None while no quote has come in."""
+        return max(self._ahead) + int(now * 1000) if self._ahead else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +119,7 @@ class Sender:
         self._broker_clock = BrokerClock()
         self._last_good: float | None = None
         self._seen: dict[Key, Seen] = {}
+        self._ageless: set[Key] = set()  # told without an age, because nothing showed it then
         self._missing_since: dict[Key, float] = {}
         self._spoken = Spoken(log)
 
@@ -148,17 +166,14 @@ class Sender:
             log.info("detected %s", _told(change))
         sayable = all(c.type is not ChangeType.MODIFY or modifiable(self._book_after(c), c.trade) for c in changes)
         try:
-            if (
-                self._session is None
-                or self._whole_book_due
-                or not sayable
-                or len(changes) > FEW_CHANGES
-                or (not changes and now - self._last_book >= BOOK_EVERY_S)
-            ):
+            if self._session is None or self._whole_book_due or not sayable or len(changes) > FEW_CHANGES:
                 self._put_book(trades, ages, reading, loud=bool(changes) or self._session is None)
             else:
                 for change in changes:
                     self._post(change, ages, endings.get(change.trade.key, []))
+                age_now_known = any(ages[key] is not None for key in self._ageless & trades.keys())
+                if age_now_known or now - self._last_book >= BOOK_EVERY_S:
+                    self._put_book(trades, ages, reading, loud=False)
         except (ApiDown, ApiRefused) as error:
             self._failed(error)
             return
@@ -191,10 +206,12 @@ class Sender:
     # -- reading
 
     def _trades(self, reading: Reading, now: float) -> dict[Key, Trade]:
-        """The account as a book. What cannot be said on the wire is left out, loudly."""
+        """The account as a book. What cannot be said on the wire is left out, loudly, or stays as it was told last."""
         offset = self._terminal.utc_offset_s({thing.symbol for thing in reading.everything})
         trades = {}
         for thing in reading.everything:
+            if isinstance(thing, Order) and thing.action.kind is Kind.POSITION:
+                continue  # a market order on its way: the position it becomes is told
             trade = self._trade(thing, offset)
             try:
                 trade_from_sender(trade_for_sender(trade, None))
@@ -202,7 +219,10 @@ class Sender:
                 self._spoken.say(
                     f"bad {trade.key}", f"{trade.symbol} #{trade.ticket} cannot be copied: {problem}", logging.ERROR
                 )
-                continue
+                known = self._book.get(trade.key)
+                if known is None:
+                    continue
+                trade = known  # it is there, so it must not count as closed
             trades[trade.key] = trade
         return trades
 
@@ -220,14 +240,19 @@ class Sender:
             sl=thing.sl,
             tp=thing.tp,
             magic=thing.magic,
-            comment=thing.comment,
+            comment=UNSAYABLE.sub(" ", thing.comment),
             contract_size=symbol.contract_size if symbol else known.contract_size if known else NOTHING,
             point=symbol.point if symbol else known.point if known else NOTHING,
             digits=symbol.digits if symbol else known.digits if known else 0,
         )
         if isinstance(thing, Position):
             return trade
-        expires = thing.expiration_msc - (offset_s or 0) * 1000 if thing.expiration_msc and offset_s is not None else 0
+        if not thing.expiration_msc:
+            expires = 0
+        elif offset_s is None:  # no quotes now, on a weekend: what was told stays
+            expires = known.expiration if known else 0
+        else:
+            expires = thing.expiration_msc - offset_s * 1000
         return replace(trade, stoplimit=thing.stoplimit, expiration=expires)
 
     def _ages(self, reading: Reading, trades: Mapping[Key, Trade], now: float) -> dict[Key, int | None]:
@@ -236,8 +261,7 @@ class Sender:
         Two measures, and the larger counts: the broker's clock (newest quote less time of opening), which also knows
         what happened while this program was not running, and the own monotonic clock since the trade was first seen.
         """
-        newest = self._terminal.newest_tick_msc({trade.symbol for trade in trades.values()})
-        self._broker_clock.tick(newest, now)
+        self._broker_clock.look(self._terminal.quote_times({trade.symbol for trade in trades.values()}), now)
         broker_now = self._broker_clock.now_msc(now)
         watched = self._last_good is not None and now - self._last_good < WATCHED_S
         opened = {(Kind.POSITION, p.identifier): p.time_msc for p in reading.positions}
@@ -246,7 +270,7 @@ class Sender:
         ages: dict[Key, int | None] = {}
         for key in trades:
             seen = self._seen[key]
-            by_broker = max(0, broker_now - opened[key]) if broker_now else None
+            by_broker = None if broker_now is None else max(0, broker_now - opened[key])
             by_watch = None if seen.age_ms is None else seen.age_ms + int((now - seen.at) * 1000)
             known = [age for age in (by_broker, by_watch) if age is not None]
             ages[key] = max(known) if known else None
@@ -254,6 +278,8 @@ class Sender:
 
     def _endings(self, trades: Mapping[Key, Trade], reading: Reading, now: float) -> dict[Key, list[Deal]] | None:
         """The deals that ended the trades which are not there any more; None while one has no proof of its end."""
+        if self._last_good is None or now - self._last_good > GAP_S:
+            self._missing_since.clear()  # nobody looked meanwhile: patience begins anew
         missing = [key for key in self._book if key not in trades]
         self._missing_since = {key: self._missing_since.get(key, now) for key in missing}
         endings = {}
@@ -276,17 +302,14 @@ class Sender:
         """The closing deals of a position, an empty list for an order that ended; None when nothing shows an end."""
         kind, ticket = key
         if kind is Kind.POSITION:
-            deals = [deal for deal in self._terminal.deals_of(ticket) if deal.entry is not Entry.IN]
-            return deals if sum(deal.volume for deal in deals) >= self._book[key].volume else None
+            deals = self._terminal.deals_of(ticket)
+            return [deal for deal in deals if deal.entry is not Entry.IN] if _nothing_left(deals) else None
         past = self._terminal.past_order(ticket)
         if past is None or past.end is OrderEnd.UNDECIDED:
             return None
         if past.end is OrderEnd.FILLED and past.position_id not in {p.identifier for p in reading.positions}:
             # It became a position that is not shown: either that has closed already, or the reading lags behind.
-            deals = self._terminal.deals_of(past.position_id)
-            opened = sum((d.volume for d in deals if d.entry is Entry.IN), NOTHING)
-            closed = sum((d.volume for d in deals if d.entry is not Entry.IN), NOTHING)
-            return [] if opened and closed >= opened else None
+            return [] if _nothing_left(self._terminal.deals_of(past.position_id)) else None
         return []
 
     def _merge_server_book(self) -> None:
@@ -332,6 +355,7 @@ class Sender:
         ):
             self._ledger.acknowledge(whole=trades)
         self._book = dict(trades)
+        self._ageless = {key for key in trades if ages[key] is None}
         self._whole_book_due = False
         self._last_book = self._clock.monotonic()
 
@@ -345,6 +369,8 @@ class Sender:
         match change.type:
             case ChangeType.SIGNAL:
                 body |= trade_for_sender(trade, ages[trade.key])
+                if ages[trade.key] is None:
+                    self._ageless.add(trade.key)
                 path = "/signal/broadcast"
             case ChangeType.MODIFY:
                 names = ("sl", "tp", "price", "stoplimit", "expiration")
@@ -365,6 +391,20 @@ class Sender:
             told = trade if change.type is not ChangeType.CLOSE else replace(self._book[trade.key], volume=trade.volume)
             self._ledger.acknowledge([told])
             self._book[trade.key] = told
+
+
+def _nothing_left(deals: Iterable[Deal]) -> bool:
+    """Whether a position's deals show that it was opened and is closed: a part closed earlier is no proof."""
+    left, opened = NOTHING, False
+    for deal in sorted(deals, key=lambda deal: (deal.time_msc, deal.ticket)):
+        match deal.entry:
+            case Entry.IN:
+                left, opened = left + deal.volume, True
+            case Entry.OUT | Entry.OUT_BY:
+                left -= deal.volume
+            case Entry.INOUT:  # a netting account: the rest of the deal is the position's other side
+                left = deal.volume - left
+    return opened and left <= 0
 
 
 def _told(change: Change) -> str:

@@ -127,6 +127,7 @@ class Faults:
     def take(self, name: str, args: dict[str, Any], pid: int) -> Rule | None:
         """The fault this call meets, used up by one."""
         now = self._clock()
+        self._forget_spent()
         for rule in self.rules:
             if rule.outcome != "late" and rule.applies(name, args, pid, now):
                 if rule.left is not None:

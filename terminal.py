@@ -192,6 +192,7 @@ class Terminal:
         self._settings = settings
         self._clock = clock
         self._offset_s: int | None = None
+        self._quote_times: dict[str, int] = {}  # as `utc_offset_s` saw them last
         self._filling: dict[tuple[str, bool], int] = {}  # (symbol, pending) → the mode that was taken last
         self._actions = {getattr(mt5, f"ORDER_TYPE_{action}"): action for action in Action}
 
@@ -351,22 +352,28 @@ class Terminal:
         margin = self._mt5.order_calc_margin(side, symbol.name, 1.0, float(price))
         return None if margin is None else exact(margin)
 
-    def newest_tick_msc(self, symbols: set[str]) -> int:
-        """Time of the newest quote among `symbols`, by the broker's clock in ms; 0 when there is none."""
-        ticks = [self._mt5.symbol_info_tick(name) for name in symbols]
-        return max((tick.time_msc for tick in ticks if tick), default=0)
+    def quote_times(self, symbols: set[str]) -> dict[str, int]:
+        """Time of the newest quote of each symbol that has one, by the broker's clock in ms."""
+        ticks = {name: self._mt5.symbol_info_tick(name) for name in symbols}
+        return {name: tick.time_msc for name, tick in ticks.items() if tick}
 
     def utc_offset_s(self, symbols: set[str]) -> int | None:
         """Seconds by which the broker's clock is ahead of UTC, None while no fresh quote has shown it.
 
         Measured: all times of the package are the broker's wall clock written as if it were UTC. The offset is a
-        multiple of half an hour; a quote further than a minute from one is old, and the last good value stays.
+        multiple of half an hour. A quote shows it while it is young: when it has just come in the place of an older
+        one. Friday's last quote is a multiple of half an hour old again and again until Monday and must not count; one
+        that was there at the first look may be such a one, and counts only when it fits to a few seconds.
         """
-        newest = self.newest_tick_msc(symbols)
-        if newest:
-            difference = newest / 1000 - self._clock.time()
+        now = self._clock.time()
+        for name, time_msc in sorted(self.quote_times(symbols).items(), key=lambda item: item[1]):
+            before = self._quote_times.get(name)
+            self._quote_times[name] = time_msc
+            if before == time_msc:
+                continue
+            difference = time_msc / 1000 - now
             offset = round(difference / 1800) * 1800
-            if abs(difference - offset) < 60:
+            if abs(difference - offset) < (5 if before is None else 60) and -12 * 3600 <= offset <= 14 * 3600:
                 self._offset_s = offset
         return self._offset_s
 

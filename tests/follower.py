@@ -137,8 +137,8 @@ class Follower:
     def server_ms(self) -> int:
         return int(self.clock.monotonic() * 1000)
 
-    def sends_book(self, *trades: Trade, config: dict[str, Any] | None = None) -> None:
-        """The first messages after connecting: the book, then the settings."""
+    def sends_book(self, *trades: Trade, config: dict[str, Any] | None = None, silent: bool = False) -> None:
+        """The first messages after connecting: the book, then the settings (not when `silent`)."""
         for trade in trades:
             self.book[trade.master, *trade.key] = self._aged(trade)
         data = {
@@ -148,7 +148,8 @@ class Follower:
         self.tell(
             {"type": "book", "seq": self.server_seq, "epoch": self.epoch, "server_time": self.server_ms(), "data": data}
         )
-        self.sends_config(**(config or {}))
+        if not silent:
+            self.sends_config(**(config or {}))
 
     def sends_config(self, **settings: Any) -> None:
         self.tell({"type": "config", "data": {"trade_copy": {}, "copying": "on", "follow": None, **settings}})

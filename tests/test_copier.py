@@ -585,12 +585,13 @@ def test_the_stricter_of_file_and_server_holds(make: Any) -> None:
 def test_nothing_is_opened_before_the_servers_settings_are_known(follower: Follower) -> None:
     follower.disconnects()
     follower.look()
+    follower.sends_book(silent=True)
     follower.master_opens(position(1))
-    data = {"masters": list(follower.masters.values()), "trades": []}
-    follower.tell({"type": "book", "seq": 0, "epoch": "epoch-1", "server_time": follower.server_ms(), "data": data})
-    follower.master_opens(position(2))
     follower.look()
     assert follower.opened() == 0
+    follower.sends_config()
+    follower.look()
+    assert follower.opened() == 1
 
 
 def test_exposure_counts_what_is_opened_in_the_same_moment(make: Any) -> None:
@@ -846,3 +847,49 @@ def test_a_sell_is_a_sell(follower: Follower) -> None:
     follower.look()
     assert follower.positions[0].type == 1
     assert follower.copy(1).action is Action.SELL  # type: ignore[union-attr]
+
+
+def test_an_open_of_unknown_outcome_counts_as_exposure(make: Any) -> None:
+    follower = make(limits=Limits(50, 20, 1, D(10), D(10), 60))
+    follower.mt5.inject("order_send", "timeout_not_executed")
+    follower.master_opens(position(1))
+    follower.look()
+    follower.master_opens(position(2, "SELL"))
+    follower.passes(5)
+    assert follower.opened() == 0
+    follower.passes(15)
+    assert follower.opened() == 1
+
+
+def test_trades_of_others_on_the_account_do_not_count_as_exposure(make: Any) -> None:
+    follower = make(limits=Limits(50, 20, 1, D("0.1"), D(10), 60))
+    follower.mt5.sim_order_by_hand(action=1, symbol="EURUSD", volume=0.5, type=0, price=1.1001, magic=0, type_filling=1)
+    follower.master_opens(position(1))
+    follower.look()
+    assert follower.opened() == 2
+
+
+def test_a_trade_opened_by_hand_is_not_taken_for_an_order_of_unknown_outcome(follower: Follower) -> None:
+    follower.mt5.inject("order_send", "timeout_not_executed")
+    follower.master_opens(position(1))
+    follower.look()
+    follower.mt5.sim_order_by_hand(action=1, symbol="EURUSD", volume=0.1, type=0, price=1.1001, magic=0, type_filling=1)
+    follower.passes(20)
+    assert follower.state(1) == "unknown"
+
+
+def test_a_filled_pending_order_survives_a_lost_ledger(follower: Follower) -> None:
+    trade = follower.master_opens(order(7))
+    follower.look()
+    falls_to(follower, 1.09)
+    filled = follower.master_opens(position(7, price=D("1.09")))
+    follower.master_closes(trade)
+    follower.look(5)
+    follower.lose_ledger()
+    follower.sends_book()
+    follower.look()
+    assert follower.opened() == 1
+    assert follower.state(7) == "open"
+    follower.master_closes(filled)
+    follower.look()
+    assert follower.positions == []

@@ -74,6 +74,27 @@ def test_times_0_or_none_lasts_until_it_is_cleared(desk: Desk, times: int | None
     assert desk.mt5.account_info().login == 7
 
 
+def test_a_fault_may_end_by_the_clock(desk: Desk):
+    desk.mt5.inject("positions_get", "none", times=None, lasts=5)
+    desk.pass_time(4.9)
+    assert desk.mt5.positions_get() is None
+    desk.pass_time(0.2)
+    assert desk.mt5.positions_get() == ()
+    assert desk.mt5.sim_faults() == []
+
+
+def test_a_terminal_in_the_same_process_can_be_gone_and_back(desk: Desk):
+    desk.mt5.order_send(GOOD)
+    desk.terminal.running = False
+    assert desk.mt5.positions_get() is None
+    assert desk.mt5.last_error() == (-10001, "IPC send failed")
+    assert desk.mt5.initialize() is False
+    desk.terminal.running = True
+    assert desk.mt5.positions_get() is None
+    assert desk.mt5.initialize()
+    assert len(desk.mt5.positions_get()) == 1
+
+
 def test_a_lost_connection_stays_lost_until_initialize(desk: Desk):
     desk.mt5.inject("positions_get", "none", code=-10002)
     assert desk.mt5.positions_get() is None

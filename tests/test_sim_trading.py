@@ -293,6 +293,14 @@ def test_stops_level_keeps_its_distance():
     assert desk.pending(type=BUY_LIMIT, price=1.09990, sl=1.09970).retcode == 10009
 
 
+def test_a_level_that_stays_need_not_keep_the_distance():
+    desk = Desk({"EURUSD": {"trade_stops_level": 20}})
+    position = desk.open(type=BUY, sl=1.0990)
+    desk.quote("EURUSD", 1.09905, 1.09915)
+    assert desk.send(action=6, position=position.ticket, sl=1.0990, tp=1.2).retcode == 10009
+    assert desk.send(action=6, position=position.ticket, sl=1.0991, tp=1.2).retcode == 10016
+
+
 def test_freeze_level_freezes():
     desk = Desk({"EURUSD": {"trade_freeze_level": 30}})
     position = desk.open(type=BUY, sl=1.09970)

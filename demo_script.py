@@ -1,0 +1,382 @@
+"""The demo's trader: what is done on the master, and watching until it shows on the client.
+
+The trader works as a person does who has both terminals open: it trades on the master through mt5_sim, looks at the
+client's account, and goes on when the copy is there.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Final
+
+from api_client import Api
+from demo_accounts import NOTHING, ORDER, POSITION, Account, Line, plain, wall_ms
+from demo_report import Broker, expected_volume, is_proportional, tags
+from safety import Reason
+from terminal import exact
+
+TAKEN_UP_S: Final = 15.0  # how long anything may take until it counts as missed
+REFUSAL_STANDS_S: Final = 5.0
+LOOK_EVERY_S: Final = 0.002
+ASK_SERVER_EVERY_S: Final = 0.1
+PAGE: Final = 100  # reports fetched at once
+REFUSALS: Final = ("refused", "skipped", "failed")  # events of reports that say why there is no copy
+
+
+class NotTakenUp(Exception):
+    """Something that was done on the master did not show on the client in time."""
+
+
+class Reports:
+    """What the copier has reported to the server, as it comes in."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._last = 0
+        self.all: list[dict[str, Any]] = []
+        self._refusals: dict[int, tuple[str, str]] = {}
+
+    def fetch(self) -> None:
+        """Ask the server for what is new. Raises `ApiDown`, `ApiRefused`."""
+        while True:
+            page = self._api.call("GET", f"/executions?after={self._last}&limit={PAGE}")["executions"]
+            for report in page:
+                self._last = report["number"]
+                self.all.append(report)
+                if report["event"] in REFUSALS:
+                    self._refusals[report["ticket"]] = (report.get("reason", ""), report.get("detail", ""))
+            if len(page) < PAGE:
+                return
+
+    def refusal(self, ticket: int) -> tuple[str, str]:
+        """Reason and detail of the last refusal of a master's trade; empty when there was none."""
+        return self._refusals.get(ticket, ("", ""))
+
+    def refused(self, ticket: int) -> str:
+        reason, detail = self.refusal(ticket)
+        return f"{reason}: {detail}" if reason else ""
+
+
+class Look:
+    """The client's account at one moment, by the marks of the copies."""
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self._lines: dict[tuple[str, str], Line] = {(line.kind, line.comment): line for line in lines}
+
+    def position(self, ticket: int) -> Line | None:
+        """The open copy of a master's position, or of the pending order that it came from."""
+        found = (self._lines.get((POSITION, tag)) for tag in tags(ticket))
+        return next((line for line in found if line is not None), None)
+
+    def order(self, ticket: int) -> Line | None:
+        return self._lines.get((ORDER, tags(ticket)[1]))
+
+
+Test = Callable[[Look], str | None]  # what the client shows, in words; None = not yet
+
+
+@dataclass(slots=True)
+class Event:
+    """One thing done on the master, and what must come of it on the client."""
+
+    words: str  # what the master did
+    ticket: int
+    arrived: Test
+    refusal: str = ""  # the rule that is meant to refuse it; "" = it is to be copied
+    timed: bool = True  # false: what happens on the client is not caused by the copier
+    done_at: float = 0.0  # monotonic; when the master's terminal had confirmed it
+    answer: str | None = None  # what the client showed, or the copier's reason
+    was_refused: bool = False
+    took_ms: float = 0.0
+
+
+@dataclass
+class Stage:
+    """What the trader works with."""
+
+    master: Account
+    client: Account
+    reports: Reports
+    check: Callable[[], None]  # raises when a program has ended by itself
+    tell: Callable[[Event], None]  # shows an event that is over
+    multiplier: Decimal  # the client's lots for one of the master's
+    latencies: list[float] = field(default_factory=list)  # ms from the master's confirmation until the client shows it
+    visible: dict[int, int] = field(default_factory=dict)  # ticket -> UTC ms of its confirmation by the master
+    overdue: dict[int, str] = field(default_factory=dict)  # ticket -> what did not come in time
+    meant_refused: set[int] = field(default_factory=set)  # tickets
+    brokers: dict[str, Broker] = field(default_factory=dict)  # the client's, by symbol
+
+    def broker(self, symbol: str) -> Broker:
+        if symbol not in self.brokers:
+            info = self.client.symbol(symbol)
+            limits = (info.volume_min, info.volume_max, info.volume_step, info.trade_tick_size)
+            self.brokers[symbol] = Broker(*(exact(value) for value in limits))
+        return self.brokers[symbol]
+
+    def did(self, words: str, ticket: int, arrived: Test, *, opens: bool = False, **more: Any) -> Event:
+        """Note that the master's terminal has just confirmed something."""
+        event = Event(words, ticket, arrived, done_at=time.monotonic(), **more)
+        if opens:
+            self.visible[ticket] = wall_ms()
+        if event.refusal:
+            self.meant_refused.add(ticket)
+        return event
+
+    def watch(self, events: Sequence[Event], until: float | None = None) -> None:
+        """Look at the client until all events have arrived, or to a moment. Raises `NotTakenUp`."""
+        waiting = [event for event in events if event.answer is None]
+        ask_again = time.monotonic() + ASK_SERVER_EVERY_S
+        while waiting:
+            look = Look(self.client.now())
+            now = time.monotonic()
+            for event in waiting:
+                self._settle(event, look, now)
+            waiting = [event for event in waiting if event.answer is None]
+            if not waiting or (until is not None and now >= until):
+                return
+            late = [event for event in waiting if now - event.done_at > TAKEN_UP_S]
+            for event in late:
+                self.overdue[event.ticket] = f"not seen within {TAKEN_UP_S:.0f} s: {event.words}"
+            if late:
+                raise NotTakenUp(self.overdue[late[0].ticket])
+            if now >= ask_again:
+                self.check()
+                self.reports.fetch()
+                ask_again = time.monotonic() + ASK_SERVER_EVERY_S
+            time.sleep(LOOK_EVERY_S)
+
+    def _settle(self, event: Event, look: Look, now: float) -> None:
+        shown = event.arrived(look)
+        if shown is not None:
+            event.answer = shown
+            event.took_ms = (now - event.done_at) * 1000
+            if event.timed:
+                self.latencies.append(event.took_ms)
+        else:
+            reason, detail = self.reports.refusal(event.ticket)
+            # A refusal for now may end in a copy after all, so an unforeseen one is waited upon.
+            if reason and (reason == event.refusal or now - event.done_at > REFUSAL_STANDS_S):
+                event.answer = f"refused by {reason}: {detail}"
+                event.was_refused = True
+        if event.answer is not None:
+            self.tell(event)
+
+
+# --- what the client must show ---------------------------------------------------------------------------------------
+
+
+def opened(ticket: int) -> Test:
+    def test(look: Look) -> str | None:
+        copy = look.position(ticket)
+        return f"{copy.action} {plain(copy.volume)} at {plain(copy.price)} #{copy.ticket}" if copy else None
+
+    return test
+
+
+def placed(ticket: int) -> Test:
+    def test(look: Look) -> str | None:
+        copy = look.order(ticket)
+        return f"{copy.action} {plain(copy.volume)} at {plain(copy.price)} #{copy.ticket}" if copy else None
+
+    return test
+
+
+def with_stops(ticket: int, sl: Decimal, tp: Decimal) -> Test:
+    def test(look: Look) -> str | None:
+        copy = look.position(ticket)
+        return f"SL {plain(sl)} TP {plain(tp)}" if copy and (copy.sl, copy.tp) == (sl, tp) else None
+
+    return test
+
+
+def moved(ticket: int, price: Decimal, sl: Decimal) -> Test:
+    def test(look: Look) -> str | None:
+        copy = look.order(ticket)
+        return f"at {plain(price)}, SL {plain(sl)}" if copy and (copy.price, copy.sl) == (price, sl) else None
+
+    return test
+
+
+def reduced(ticket: int, share: Decimal, master_left: Decimal, master_opened: Decimal, broker: Broker) -> Test:
+    def test(look: Look) -> str | None:
+        copy = look.position(ticket)
+        right = copy and is_proportional(copy.volume, share, master_left, master_opened, broker)
+        return f"{plain(copy.volume)} lots left" if copy and right else None
+
+    return test
+
+
+def gone(ticket: int) -> Test:
+    def test(look: Look) -> str | None:
+        return "closed" if look.position(ticket) is None and look.order(ticket) is None else None
+
+    return test
+
+
+def cancelled(ticket: int) -> Test:
+    return lambda look: "cancelled" if look.order(ticket) is None else None
+
+
+# --- the script ------------------------------------------------------------------------------------------------------
+
+
+class Trader:
+    """Does one thing after the other on the master and waits each time until the client shows it."""
+
+    def __init__(self, stage: Stage, seed: int, pace: float) -> None:
+        """`pace`: seconds between two actions, for people to read along."""
+        self._stage = stage
+        self._master = stage.master
+        self._chance = random.Random(seed)  # noqa: S311 - sides and pauses of a demonstration
+        self._pace = pace
+        self._lines: dict[int, Line] = {}
+
+    def _wait_for(self, *events: Event) -> None:
+        self._stage.watch(events)
+        time.sleep(self._pace * self._chance.uniform(0.5, 1.5))
+
+    def _stops(self, symbol: str, buy: bool, sl: int, tp: int) -> tuple[Decimal, Decimal]:
+        """SL and TP so many points away from the price, on the right sides."""
+        side = 1 if buy else -1
+        return self._master.price(symbol, -side * sl), self._master.price(symbol, side * tp)
+
+    def side(self) -> str:
+        return self._chance.choice(("BUY", "SELL"))
+
+    def _open(self, symbol: str, volume: str, stops: tuple[int, int] | None = None, refusal: str = "") -> Event:
+        action, lots = self.side(), Decimal(volume)
+        sl, tp = self._stops(symbol, action == "BUY", *stops) if stops else (NOTHING, NOTHING)
+        ticket = self._master.open(symbol, action, lots, sl, tp)
+        self._lines[ticket] = Line(POSITION, ticket, symbol, action, lots, lots, sl=sl, tp=tp)
+        words = f"{action} {volume} {symbol}" + (f" SL {plain(sl)} TP {plain(tp)}" if stops else "")
+        return self._stage.did(f"{words} #{ticket}", ticket, opened(ticket), opens=True, refusal=refusal)
+
+    def open(self, symbol: str, volume: str, stops: tuple[int, int] | None = None) -> int:
+        event = self._open(symbol, volume, stops)
+        self._wait_for(event)
+        return event.ticket
+
+    def open_at_once(self, *wanted: tuple[str, str]) -> list[int]:
+        """Several positions without waiting in between."""
+        events = [self._open(symbol, volume) for symbol, volume in wanted]
+        self._wait_for(*events)
+        return [event.ticket for event in events]
+
+    def open_refused(self, symbol: str, volume: str, rule: Reason) -> int:
+        event = self._open(symbol, volume, refusal=rule)
+        self._wait_for(event)
+        return event.ticket
+
+    def set_stops(self, ticket: int, sl_points: int, tp_points: int) -> None:
+        line = self._lines[ticket]
+        sl, tp = self._stops(line.symbol, line.action == "BUY", sl_points, tp_points)
+        self._master.set_stops(ticket, line.symbol, sl, tp)
+        words = f"moves SL and TP of {line.symbol} #{ticket} to {plain(sl)} and {plain(tp)}"
+        self._wait_for(self._stage.did(words, ticket, with_stops(ticket, sl, tp)))
+
+    def reduce(self, ticket: int, left: str) -> None:
+        """Close a part, so that `left` lots remain."""
+        line, rest = self._lines[ticket], Decimal(left)
+        self._master.close_position(ticket, line.volume - rest)
+        broker = self._stage.broker(line.symbol)
+        share = expected_volume(line.opened, broker, self._stage.multiplier)
+        words = f"closes {plain(line.volume - rest)} of {plain(line.volume)} lots of {line.symbol} #{ticket}"
+        self._lines[ticket] = Line(POSITION, ticket, line.symbol, line.action, line.opened, rest)
+        self._wait_for(self._stage.did(words, ticket, reduced(ticket, share, rest, line.opened, broker)))
+
+    def close(self, *tickets: int) -> None:
+        events = []
+        for ticket in tickets:
+            self._master.close_position(ticket)
+            line = self._lines.pop(ticket)
+            words = f"closes {plain(line.volume)} {line.symbol} #{ticket}"
+            events.append(self._stage.did(words, ticket, gone(ticket)))
+        self._wait_for(*events)
+
+    def close_refused(self, ticket: int) -> None:
+        """Close what was never copied; the client has nothing to do."""
+        self._master.close_position(ticket)
+        del self._lines[ticket]
+
+    def place(self, symbol: str, action: str, volume: str, away: int, sl: int = 0) -> int:
+        """Place a pending order so many points from the price; SL as many points behind it, 0 = none."""
+        price = self._master.price(symbol, away, ask=action.startswith("BUY"))
+        stop = self._behind(symbol, action, price, sl)
+        lots = Decimal(volume)
+        ticket = self._master.place(symbol, action, lots, price, stop)
+        self._lines[ticket] = Line(ORDER, ticket, symbol, action, lots, lots, price, stop)
+        words = f"places {action} {volume} {symbol} at {plain(price)} #{ticket}"
+        self._wait_for(self._stage.did(words, ticket, placed(ticket), opens=True))
+        return ticket
+
+    def _behind(self, symbol: str, action: str, price: Decimal, points: int) -> Decimal:
+        if not points:
+            return NOTHING
+        distance = self._master.price(symbol, points) - self._master.price(symbol)
+        return price - distance if action.startswith("BUY") else price + distance
+
+    def move(self, ticket: int, points: int, sl: int) -> None:
+        """Move a pending order by so many points and give it an SL."""
+        line = self._lines[ticket]
+        price = line.price + points * exact(self._master.symbol(line.symbol).point)
+        stop = self._behind(line.symbol, line.action, price, sl)
+        self._master.move(ticket, price, stop)
+        words = f"moves {line.action} {line.symbol} #{ticket} to {plain(price)}, SL {plain(stop)}"
+        self._wait_for(self._stage.did(words, ticket, moved(ticket, price, stop)))
+
+    def remove(self, ticket: int) -> None:
+        self._master.remove(ticket)
+        line = self._lines.pop(ticket)
+        words = f"cancels {line.action} {line.symbol} #{ticket}"
+        self._wait_for(self._stage.did(words, ticket, cancelled(ticket)))
+
+    def let_fill(self, ticket: int) -> None:
+        """Let the market reach a pending sell order, at both brokers."""
+        line = self._lines[ticket]
+        point = exact(self._master.symbol(line.symbol).point)
+        bid = line.price + point
+        accounts = (self._master, self._stage.client)
+        for account in accounts:
+            info = account.symbol(line.symbol)
+            account.mt5.sim_set_quote(line.symbol, float(bid), float(bid + exact(info.ask) - exact(info.bid)))
+        words = f"{line.action} {line.symbol} #{ticket} is reached by the market"
+        self._wait_for(self._stage.did(words, ticket, opened(ticket), timed=False))
+        for account in accounts:
+            account.mt5.sim_unfreeze()
+        self._lines[ticket] = Line(POSITION, ticket, line.symbol, "SELL", line.opened, line.opened)
+
+
+def play(trader: Trader) -> None:
+    """The story. The client's broker and limits are those of demo.py; every line waits until the copy is there."""
+    euro = trader.open("EURUSD", "0.40", stops=(400, 600))
+    yen = trader.open("USDJPY", "1.00", stops=(400, 600))
+    gold = trader.open("XAUUSD", "1.00", stops=(3000, 5000))
+    dow = trader.open("US30", "2.0")
+    mini = trader.open("WINZ26", "4", stops=(2000, 3000))
+    trader.set_stops(euro, 350, 700)
+    pound = trader.open_refused("GBPUSD", "0.20", Reason.SPREAD)
+    trader.reduce(euro, left="0.16")
+    trader.reduce(yen, left="0.40")
+    limit = trader.place("EURUSD", "BUY_LIMIT", "0.20", away=-250)
+    stop = trader.place("USDJPY", "SELL_STOP", "1.00", away=-250, sl=200)
+    trader.move(limit, points=-30, sl=300)
+    trader.set_stops(dow, 3000, 4000)
+    trader.close(gold)
+    trader.remove(stop)
+    reached = trader.place("EURUSD", "SELL_LIMIT", "0.30", away=120)
+    trader.let_fill(reached)
+    trader.set_stops(reached, 500, 800)
+    trader.reduce(mini, left="2")
+    burst = trader.open_at_once(("EURUSD", "0.60"), ("USDJPY", "2.00"))
+    many = trader.open_refused("XAUUSD", "0.20", Reason.EXPOSURE_TRADES)
+    trader.close_refused(many)
+    trader.close_refused(pound)
+    trader.close(mini, dow)
+    trader.close(burst[1])
+    again = trader.open("XAUUSD", "0.20")
+    trader.reduce(again, left="0.10")
+    trader.close(again)

@@ -1,0 +1,297 @@
+"""What a reading says of the copies: found by ticket, by tag, by likeness; ended only with proof."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal as D
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from account import Account, Deal, Entry, MarginMode, Order, OrderEnd, PastOrder, Position, Reading
+from copies import PATIENCE_S, Copy, Ended, Evidence, Observation, Reduced, Seen, State, observe, tag_of, unseen
+from mirror import CopyKey, Held, Mirror
+from signals import FIRST_SERVER_TICKET, LAST_TICKET, Action, Kind, Trade
+
+MAGIC = 7
+ACCOUNT = Account(1, "Sim", "USD", 100, D(10000), D(10000), D(10000), MarginMode.HEDGING)
+KEY: CopyKey = ("m", Kind.POSITION, 100)
+COPY = Copy(
+    "m", Kind.POSITION, 100, State.OPENING, tag_of(KEY), "EURUSD", Action.BUY, MAGIC,
+    volume=D("0.10"), master_volume=D("0.10"), after_ticket=500,
+)  # fmt: skip
+OPEN = replace(COPY, state=State.OPEN, client_kind=Kind.POSITION, client_ticket=501, current=D("0.10"))
+
+
+def shown(identifier: int = 501, comment: str = "", **more: Any) -> Position:
+    fields: dict[str, Any] = {
+        "ticket": identifier,
+        "identifier": identifier,
+        "symbol": "EURUSD",
+        "action": Action.BUY,
+        "volume": D("0.10"),
+        "price": D("1.1"),
+        "sl": D(0),
+        "tp": D(0),
+        "magic": MAGIC,
+        "comment": comment,
+        "time_msc": 1,
+        "profit": D(0),
+    }
+    return Position(**{**fields, **more})
+
+
+def pending(ticket: int = 501, comment: str = "", **more: Any) -> Order:
+    fields: dict[str, Any] = {
+        "ticket": ticket,
+        "symbol": "EURUSD",
+        "action": Action.BUY_LIMIT,
+        "initial_volume": D("0.10"),
+        "volume": D("0.10"),
+        "price": D("1.0"),
+        "stoplimit": D(0),
+        "sl": D(0),
+        "tp": D(0),
+        "magic": MAGIC,
+        "comment": comment,
+        "time_msc": 1,
+        "expiration_msc": 0,
+    }
+    return Order(**{**fields, **more})
+
+
+def deal(entry: Entry, volume: str = "0.10", reason: int = 3) -> Deal:
+    return Deal(1, 2, 501, entry, D(volume), D("1.1"), D(0), reason, MAGIC, "", 5)
+
+
+def look(
+    *copies: Copy,
+    things: tuple[Position | Order, ...] = (),
+    evidence: Evidence | None = None,
+    waited: float = 0.0,
+    by_tag: tuple[Copy, ...] = (),
+    trades: tuple[Trade, ...] = (),
+) -> Observation:
+    positions = tuple(thing for thing in things if isinstance(thing, Position))
+    orders = tuple(thing for thing in things if isinstance(thing, Order))
+    mirror = Mirror()
+    mirror.trades = {(t.master, *t.key): Held(t, 0, 0.0) for t in trades}
+    return observe(
+        copies,
+        Reading(ACCOUNT, positions, orders),
+        {copy.key: evidence for copy in copies} if evidence else {},
+        {copy.key: waited for copy in copies},
+        {copy.tag: copy for copy in by_tag},
+        mirror,
+        MAGIC,
+    )
+
+
+def news(*copies: Copy, **more: Any) -> Any:
+    (only,) = look(*copies, **more).news
+    return only
+
+
+# --- tags ------------------------------------------------------------------------------------------------------------
+
+KEYS = st.tuples(
+    st.from_regex(r"[A-Za-z0-9_.-]{3,64}", fullmatch=True),
+    st.sampled_from(Kind),
+    st.integers(1, LAST_TICKET) | st.integers(FIRST_SERVER_TICKET, FIRST_SERVER_TICKET + 9),
+)
+
+
+@given(KEYS)
+def test_a_tag_is_at_most_16_ascii_characters_and_always_the_same(key: CopyKey) -> None:
+    tag = tag_of(key)
+    assert tag.isascii()
+    assert 3 <= len(tag) <= 16
+    assert tag == tag_of(key)
+
+
+@given(KEYS, KEYS)
+def test_tags_of_one_master_differ(one: CopyKey, other: CopyKey) -> None:
+    assert (tag_of(one) == tag_of((one[0], *other[1:]))) == (one[1:] == other[1:])
+
+
+# --- finding an order whose outcome is not known ----------------------------------------------------------------------
+
+
+def test_an_order_is_found_by_its_ticket_even_among_others_like_it() -> None:
+    found = news(replace(COPY, order=502), things=(shown(501), shown(502)))
+    assert isinstance(found, Seen)
+    assert found.ticket == 502
+
+
+def test_an_order_is_found_by_its_tag_even_among_others_like_it() -> None:
+    found = news(COPY, things=(shown(501), shown(502, COPY.tag)))
+    assert isinstance(found, Seen)
+    assert found.ticket == 502
+
+
+def test_an_order_whose_comment_the_broker_replaced_is_found_by_its_likeness() -> None:
+    assert news(COPY, things=(shown(501, "FX-9981"),)).ticket == 501
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        shown(500),  # was there before the order was sent
+        shown(symbol="GBPUSD"),
+        shown(action=Action.SELL),
+        shown(volume=D("0.11")),
+        shown(magic=0),
+        shown(magic=8),
+        shown(comment=tag_of(("m", Kind.POSITION, 99))),  # is another trade's copy
+        pending(),
+    ],
+)
+def test_what_cannot_be_it_is_not_taken_for_it(thing: Position | Order) -> None:
+    assert look(COPY, things=(thing,)).news == ()
+
+
+def test_two_that_are_alike_are_nobodys() -> None:
+    seen = look(COPY, things=(shown(501), shown(502)))
+    assert seen.news == ()
+    assert len(seen.strangers) == 2
+
+
+def test_a_fill_of_part_of_the_volume_is_found() -> None:
+    assert news(COPY, things=(shown(volume=D("0.04")),)).volume == D("0.04")
+
+
+def test_an_order_given_up_is_found_by_its_tag_only() -> None:
+    given_up = replace(COPY, state=State.UNKNOWN)
+    assert look(given_up, things=(shown(501),)).news == ()
+    assert news(given_up, things=(shown(501, COPY.tag),)).ticket == 501
+
+
+def test_a_pending_order_is_found_as_an_order_or_as_the_position_it_became() -> None:
+    copy = replace(COPY, kind=Kind.ORDER, action=Action.BUY_LIMIT)
+    assert news(copy, things=(pending(),)).kind is Kind.ORDER
+    assert news(copy, things=(shown(),)).kind is Kind.POSITION
+
+
+def test_an_open_without_a_trace_is_given_up_only_after_good_readings_for_the_whole_time() -> None:
+    assert look(COPY, waited=PATIENCE_S - 0.01).news == ()
+    end = news(COPY, waited=PATIENCE_S)
+    assert isinstance(end, Ended)
+    assert end.state is State.UNKNOWN
+
+
+def test_an_open_that_was_closed_before_it_was_seen_is_not_opened_again() -> None:
+    past = PastOrder(501, 501, OrderEnd.FILLED, "EURUSD", D("0.10"), MAGIC, COPY.tag, 1)
+    end = news(COPY, evidence=Evidence(past, (deal(Entry.IN), deal(Entry.OUT, reason=4))))
+    assert end.state is State.CLOSED_BY_CLIENT
+    assert "stop loss" in end.detail
+
+
+def test_an_order_that_the_broker_cancelled_unfilled_has_failed() -> None:
+    past = PastOrder(501, 0, OrderEnd.CANCELLED, "EURUSD", D(0), MAGIC, COPY.tag, 1)
+    assert news(COPY, evidence=Evidence(past)).state is State.FAILED
+
+
+def test_an_order_that_filled_in_part_before_it_was_cancelled_has_not_failed() -> None:
+    past = PastOrder(501, 501, OrderEnd.CANCELLED, "EURUSD", D("0.04"), MAGIC, COPY.tag, 1)
+    assert look(COPY, evidence=Evidence(past, (deal(Entry.IN, "0.04"),))).news == ()
+
+
+# --- open copies -------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_that_is_shown_as_known_is_no_news() -> None:
+    assert look(OPEN, things=(shown(),)) == Observation()
+
+
+def test_another_volume_is_news() -> None:
+    assert news(OPEN, things=(shown(volume=D("0.05")),)).volume == D("0.05")
+
+
+def test_a_copy_that_is_not_shown_is_in_doubt_until_a_deal_or_time_proves_its_end() -> None:
+    assert look(OPEN, waited=PATIENCE_S - 0.01).doubt == (OPEN,)
+    assert look(OPEN, evidence=Evidence(None, (deal(Entry.IN),))).doubt == (OPEN,)
+    assert look(OPEN, evidence=Evidence(None, (deal(Entry.IN), deal(Entry.OUT, "0.09")))).doubt == (OPEN,)
+    by_deal = news(OPEN, evidence=Evidence(None, (deal(Entry.IN), deal(Entry.OUT, reason=5))))
+    assert (by_deal.state, by_deal.deal.reason) == (State.CLOSED_BY_CLIENT, 5)
+    assert news(OPEN, waited=PATIENCE_S).state is State.CLOSED_BY_CLIENT
+
+
+def test_the_end_of_a_copy_that_was_being_closed_is_no_deed_of_the_clients() -> None:
+    closing = replace(OPEN, state=State.CLOSING)
+    assert news(closing, evidence=Evidence(None, (deal(Entry.OUT),))).state is State.CLOSED
+
+
+def test_several_deals_that_closed_part_each_prove_the_end_together() -> None:
+    deals = (deal(Entry.IN), deal(Entry.OUT, "0.04"), deal(Entry.OUT_BY, "0.06"))
+    assert news(OPEN, evidence=Evidence(None, deals)).state is State.CLOSED_BY_CLIENT
+
+
+def test_a_pending_order_that_filled_is_seen_as_its_position() -> None:
+    copy = replace(OPEN, kind=Kind.ORDER, client_kind=Kind.ORDER)
+    found = news(copy, things=(shown(501),))
+    assert (found.kind, found.ticket) == (Kind.POSITION, 501)
+
+
+def test_a_pending_order_that_filled_under_another_ticket_is_found_through_the_history() -> None:
+    copy = replace(OPEN, kind=Kind.ORDER, client_kind=Kind.ORDER)
+    past = PastOrder(501, 777, OrderEnd.FILLED, "EURUSD", D("0.10"), MAGIC, "", 1)
+    found = news(copy, things=(shown(777),), evidence=Evidence(past))
+    assert (found.kind, found.ticket) == (Kind.POSITION, 777)
+
+
+@pytest.mark.parametrize("end", [OrderEnd.CANCELLED, OrderEnd.EXPIRED])
+def test_a_pending_order_that_was_deleted_has_ended(end: OrderEnd) -> None:
+    copy = replace(OPEN, kind=Kind.ORDER, client_kind=Kind.ORDER)
+    past = PastOrder(501, 0, end, "EURUSD", D(0), MAGIC, "", 1)
+    assert news(copy, evidence=Evidence(past)).state is State.CLOSED_BY_CLIENT
+
+
+def test_a_reduction_is_done_when_the_volume_is_reached_and_planned_anew_when_it_left_no_trace() -> None:
+    copy = replace(OPEN, reduce_to=D("0.06"))
+    assert look(copy, things=(shown(),), waited=PATIENCE_S - 0.01).news == ()
+    assert news(copy, things=(shown(),), waited=PATIENCE_S) == Reduced(copy, done=False)
+    seen = look(copy, things=(shown(volume=D("0.06")),)).news
+    assert seen[-1] == Reduced(copy, done=True)
+
+
+# --- what has our magic and belongs to nobody --------------------------------------------------------------------------
+
+
+def trade(kind: Kind = Kind.POSITION) -> Trade:
+    action = Action.BUY if kind is Kind.POSITION else Action.BUY_LIMIT
+    return Trade(100, kind, "EURUSD", action, D("0.10"), D("0.10"), D("1.1"), master="m")
+
+
+def test_the_copies_of_a_lost_ledger_are_adopted_by_their_tags() -> None:
+    seen = look(things=(shown(501, COPY.tag),), trades=(trade(),))
+    assert [t.key for t, _ in seen.adopted] == [(Kind.POSITION, 100)]
+    assert look(things=(shown(501, "x"),), trades=(trade(),)).adopted == ()
+
+
+def test_a_position_with_the_tag_of_the_pending_order_it_came_from_is_adopted() -> None:
+    of_order = tag_of(("m", Kind.ORDER, 100))
+    seen = look(things=(shown(501, of_order),), trades=(trade(),))
+    assert [t.key for t, _ in seen.adopted] == [(Kind.POSITION, 100)]
+
+
+def test_one_trade_adopts_one_position_and_the_second_is_a_stranger() -> None:
+    seen = look(things=(shown(501, COPY.tag), shown(502, COPY.tag)), trades=(trade(),))
+    assert (len(seen.adopted), len(seen.strangers)) == (1, 1)
+    seen = look(OPEN, things=(shown(501), shown(502, COPY.tag)), trades=(trade(),), by_tag=(OPEN,))
+    assert (seen.adopted, len(seen.strangers)) == ((), 1)
+
+
+def test_a_copy_that_had_ended_and_is_shown_again_is_taken_up_again() -> None:
+    ended = replace(COPY, state=State.CLOSED)
+    seen = look(things=(shown(501, COPY.tag),), by_tag=(ended,))
+    assert [type(n) for n in seen.news] == [Seen]
+
+
+def test_only_live_copies_that_the_reading_does_not_show_are_asked_about() -> None:
+    reading = Reading(ACCOUNT, (shown(501),), ())
+    gone = replace(OPEN, ticket=101, client_ticket=601)
+    ended = replace(OPEN, ticket=102, client_ticket=602, state=State.CLOSED)
+    order = replace(OPEN, ticket=103, client_kind=Kind.ORDER)  # its ticket is a position now
+    assert unseen([OPEN, gone, ended, order, COPY], reading) == [gone, order, COPY]

@@ -1,0 +1,687 @@
+"""The server's memory: what is stored, numbered, refused and never lost."""
+
+import sqlite3
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server_kit import ACCOUNT, HandClock, trade
+
+from db import (
+    LastAdmin,
+    NameTaken,
+    Outcome,
+    Post,
+    Role,
+    Store,
+    Unavailable,
+    Unusable,
+    User,
+    UserConfig,
+    hold,
+)
+from safety import Copying, Mode
+from signals import FIRST_SERVER_TICKET, Action, ChangeType, Kind, Source
+
+D = Decimal
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: HandClock) -> Iterator[Store]:
+    opened = Store(tmp_path / "server.db", clock)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def master(store: Store) -> User:
+    return store.add_user("master_user", "hash", Role.MASTER)
+
+
+@pytest.fixture
+def reopened(store: Store, tmp_path: Path, clock: HandClock) -> Iterator[Callable[[], Store]]:
+    """The database as a server finds it that starts after this one has ended."""
+    opened: list[Store] = []
+
+    def reopen() -> Store:
+        (opened[-1] if opened else store).close()
+        opened.append(Store(tmp_path / "server.db", clock))
+        return opened[-1]
+
+    yield reopen
+    for one in opened:
+        one.close()
+
+
+def seqs(outcome: Outcome) -> list[int]:
+    return [entry.seq for entry in outcome.entries]
+
+
+def tickets(store: Store) -> list[int]:
+    return [trade.ticket for trade in store.book()]
+
+
+def put(store: Store, master: User, session: str | None, rev: int, *trades: Any) -> Outcome:
+    return store.report_book(master, session, rev, [(t, 0) for t in trades], ACCOUNT)
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_stored_is_there_after_a_restart(store: Store, master: User, reopened: Callable[[], Store]) -> None:
+    held = trade(7, volume=D("0.29"), comment="äé", magic=2**64 - 1, sl=D("1.08"), digits=5, point=D("0.00001"))
+    opened = store.open_trade(master, held, 1500, Post())
+    again = reopened()
+    [found] = again.book()
+    assert (found.volume, found.magic, found.comment, found.sl) == (D("0.29"), 2**64 - 1, "äé", D("1.08"))
+    [entry] = again.entries_after(0, 10)
+    assert entry.change == opened.entries[0].change
+    assert again.epoch == store.epoch
+
+
+def test_another_schema_version_is_refused(tmp_path: Path, clock: HandClock) -> None:
+    Store(tmp_path / "a.db", clock).close()
+    with sqlite3.connect(tmp_path / "a.db") as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(Unusable, match="schema version 99"):
+        Store(tmp_path / "a.db", clock)
+
+
+def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path: Path, clock: HandClock) -> None:
+    with sqlite3.connect(tmp_path / "client.db") as db:
+        db.execute("CREATE TABLE copies (tag TEXT)")
+    db.close()
+    with pytest.raises(Unusable, match="not a database of this server"):
+        Store(tmp_path / "client.db", clock)
+    with sqlite3.connect(tmp_path / "client.db") as db:
+        assert [row[0] for row in db.execute("SELECT name FROM sqlite_schema")] == ["copies"]
+    db.close()
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path, clock: HandClock) -> None:
+    (tmp_path / "a.db").write_bytes(b"not a database, far from it" * 100)
+    with pytest.raises(Unusable, match="cannot be used"):
+        Store(tmp_path / "a.db", clock)
+
+
+def test_a_damaged_database_is_refused(tmp_path: Path, clock: HandClock) -> None:
+    store = Store(tmp_path / "a.db", clock)
+    for number in range(200):
+        store.add_user(f"user{number}", "hash" * 50, Role.CLIENT)
+    store.close()
+    content = bytearray((tmp_path / "a.db").read_bytes())
+    content[-8192:-4096] = b"\xff" * 4096
+    (tmp_path / "a.db").write_bytes(content)
+    with pytest.raises(Unusable):
+        Store(tmp_path / "a.db", clock)
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path, clock: HandClock) -> None:
+    with pytest.raises(Unusable, match="cannot be opened"):
+        Store(tmp_path / "nowhere" / "a.db", clock)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX rights")
+def test_the_database_is_its_owners_alone(store: Store, master: User) -> None:
+    for name in ("", "-wal", "-shm"):
+        file = store.path.with_name(store.path.name + name)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+
+
+def test_every_commit_reaches_the_disk(store: Store) -> None:
+    assert store._db.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert store._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert store._db.execute("PRAGMA foreign_keys").fetchone()[0] == 1
+
+
+def test_two_servers_cannot_hold_one_database(tmp_path: Path) -> None:
+    with hold(tmp_path / "server.lock"), pytest.raises(Unusable, match="another server"):
+        hold(tmp_path / "server.lock")
+    hold(tmp_path / "server.lock").close()
+
+
+def test_a_closed_store_is_unavailable_not_broken(store: Store, master: User) -> None:
+    store.close()
+    with pytest.raises(Unavailable):
+        store.last_seq()
+    with pytest.raises(Unavailable):
+        store.open_trade(master, trade(1), 0, Post())
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_clock_set_back_does_not_move_the_servers_time(store: Store, clock: HandClock) -> None:
+    before = store.now_ms()
+    clock.wall -= 3600
+    clock.now += 1
+    assert store.now_ms() == before + 1000
+
+
+def test_a_clock_set_forward_does_not_make_trades_older(store: Store, clock: HandClock) -> None:
+    before = store.now_ms()
+    clock.wall += 3600
+    assert store.now_ms() == before
+
+
+def test_a_clock_set_back_over_a_restart_does_not_make_an_old_trade_young(
+    store: Store, master: User, clock: HandClock, reopened: Callable[[], Store]
+) -> None:
+    clock.advance(50)
+    store.open_trade(master, trade(1), 0, Post())
+    stored = store.now_ms()
+    clock.wall -= 3600
+    again = reopened()
+    assert again.now_ms() >= stored
+    [held] = again.book()
+    assert again.now_ms() - held.opened_at >= 0
+
+
+# --- users -----------------------------------------------------------------------------------------------------------
+
+
+def test_names_differ_in_more_than_case(store: Store, master: User) -> None:
+    with pytest.raises(NameTaken):
+        store.add_user("MASTER_User", "hash", Role.CLIENT)
+    found = store.user_named("Master_USER")
+    assert found == master
+
+
+@pytest.mark.parametrize(
+    ("change", "ends"),
+    [
+        ({"password": "other"}, True),
+        ({"role": Role.CLIENT}, True),
+        ({"active": False}, True),
+        ({"active": True}, False),
+        ({"role": Role.MASTER}, False),
+        ({"expires_at": 5}, False),
+        ({}, False),
+    ],
+)
+def test_what_ends_every_token_of_a_user(store: Store, master: User, change: dict[str, Any], ends: bool) -> None:
+    store.add_user("admin", "hash", Role.ADMIN)
+    changed = store.change_user("master_user", **change)
+    assert changed is not None
+    assert changed.token_version == master.token_version + ends
+    assert store.user(master.id) == changed
+
+
+@pytest.mark.parametrize("change", [{"active": False}, {"role": Role.CLIENT}, {"expires_at": 1}])
+def test_the_last_admin_stays(store: Store, change: dict[str, Any]) -> None:
+    admin = store.add_user("admin", "hash", Role.ADMIN)
+    with pytest.raises(LastAdmin):
+        store.change_user("admin", **change)
+    assert store.user(admin.id) == admin
+    store.add_user("second", "hash", Role.ADMIN)
+    assert store.change_user("admin", **change) is not None
+
+
+def test_an_expiry_can_be_taken_away_again(store: Store, master: User) -> None:
+    store.add_user("admin", "hash", Role.ADMIN)
+    changed = store.change_user("master_user", expires_at=5)
+    assert changed is not None
+    assert changed.expires_at == 5
+    changed = store.change_user("master_user", never_expires=True)
+    assert changed is not None
+    assert changed.expires_at is None
+
+
+def test_settings_keep_their_exact_numbers(store: Store, master: User) -> None:
+    assert store.config_of(master.id).copying is Copying.ON
+    config = UserConfig({"mode": Mode.FIX, "fixed_lot": D("0.29")}, Copying.CLOSE_ONLY, ("a_master",))
+    store.set_config(master, config)
+    found = store.config_of(master.id)
+    assert found == config
+    assert found.sizing is not None
+    assert found.sizing.fixed_lot == D("0.29")
+
+
+# --- posts about one trade -------------------------------------------------------------------------------------------
+
+
+def test_numbers_rise_by_one_over_the_whole_system(store: Store, master: User) -> None:
+    other = store.add_user("other_master", "hash", Role.MASTER)
+    assert seqs(store.open_trade(master, trade(1), 0, Post())) == [1]
+    assert seqs(store.open_trade(other, trade(1), 0, Post())) == [2]
+    assert seqs(store.close_trade(master, 1, None, Post())) == [3]
+    assert store.last_seq() == 3
+
+
+def test_the_master_is_who_posted(store: Store, master: User) -> None:
+    store.open_trade(master, trade(1, master="somebody_else"), 0, Post())
+    assert [t.master for t in store.book()] == ["master_user"]
+
+
+def test_a_trade_without_ticket_gets_one_that_no_broker_has(store: Store, master: User) -> None:
+    first = store.open_trade(master, trade(0), 0, Post())
+    second = store.open_trade(master, trade(0), 0, Post())
+    assert [first.answer["ticket"], second.answer["ticket"]] == [FIRST_SERVER_TICKET, FIRST_SERVER_TICKET + 1]
+    assert {t.source for t in store.book()} == {Source.MANUAL}
+
+
+def test_tickets_of_the_server_are_not_given_twice_after_a_restart(
+    store: Store, master: User, reopened: Callable[[], Store]
+) -> None:
+    ticket = store.open_trade(master, trade(0), 0, Post()).answer["ticket"]
+    store.close_trade(master, ticket, None, Post())
+    assert reopened().open_trade(master, trade(0), 0, Post()).answer["ticket"] == ticket + 1
+
+
+def test_a_ticket_of_the_servers_range_cannot_be_chosen(store: Store, master: User) -> None:
+    outcome = store.open_trade(master, trade(FIRST_SERVER_TICKET + 5), 0, Post())
+    assert outcome.status == 422
+    assert store.book() == []
+
+
+def test_the_same_ticket_again_changes_nothing(store: Store, master: User) -> None:
+    first = store.open_trade(master, trade(1), 0, Post())
+    again = store.open_trade(master, trade(1, volume=D("5")), 0, Post())
+    assert (again.status, again.entries) == (200, ())
+    assert again.answer == {"seq": first.answer["seq"], "ticket": 1, "delivered": 0, "duplicate": True}
+    assert store.last_seq() == 1
+
+
+def test_a_closed_ticket_stays_closed_for_scripts_and_comes_back_for_the_terminal(store: Store, master: User) -> None:
+    store.open_trade(master, trade(1), 0, Post())
+    store.close_trade(master, 1, None, Post())
+    assert store.open_trade(master, trade(1), 0, Post()).answer["duplicate"]
+    session = put(store, master, None, 1).answer["session"]
+    assert store.open_trade(master, trade(1), 0, Post(session, 2)).status == 201
+    assert tickets(store) == [1]
+
+
+def test_a_position_and_an_order_share_a_ticket(store: Store, master: User) -> None:
+    store.open_trade(master, trade(1, volume=D("0.04")), 0, Post())
+    pending = trade(1, kind=Kind.ORDER, action=Action.BUY_LIMIT, volume=D("0.06"))
+    assert store.open_trade(master, pending, 0, Post()).status == 201
+    store.close_trade(master, 1, None, Post())  # without a kind: the position
+    assert [t.kind for t in store.book()] == [Kind.ORDER]
+    store.close_trade(master, 1, None, Post())
+    assert store.book() == []
+
+
+def test_a_close_can_name_the_order(store: Store, master: User) -> None:
+    store.open_trade(master, trade(1), 0, Post())
+    store.open_trade(master, trade(1, kind=Kind.ORDER, action=Action.BUY_LIMIT), 0, Post())
+    store.close_trade(master, 1, Kind.ORDER, Post())
+    assert [t.kind for t in store.book()] == [Kind.POSITION]
+
+
+def test_modify_states_the_whole_trade(store: Store, master: User) -> None:
+    store.open_trade(master, trade(1, sl=D("1.08")), 0, Post())
+    outcome = store.modify_trade(master, 1, None, {"tp": D("1.1")}, Post())
+    [entry] = outcome.entries
+    assert (entry.change.trade.sl, entry.change.trade.tp) == (D("1.08"), D("1.1"))
+    again = store.modify_trade(master, 1, None, {"tp": D("1.1")}, Post())
+    assert again.answer["duplicate"]
+    assert again.entries == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "left"),
+    [
+        ({}, None),
+        ({"remaining": D(0)}, None),
+        ({"remaining": D("0.04")}, D("0.04")),
+        ({"volume": D("0.03")}, D("0.07")),
+    ],
+)
+def test_what_a_close_leaves(store: Store, master: User, asked: dict[str, Any], left: Decimal | None) -> None:
+    store.open_trade(master, trade(1), 0, Post())
+    [entry] = store.close_trade(master, 1, None, Post(), **asked).entries
+    assert entry.change.remaining == (left or 0)
+    assert [t.volume for t in store.book()] == ([left] if left else [])
+    assert entry.change.gone == (left is None)
+
+
+def test_closing_more_than_there_is_leaves_nothing(store: Store, master: User) -> None:
+    store.open_trade(master, trade(1), 0, Post())
+    [entry] = store.close_trade(master, 1, None, Post(key="k"), volume=D(7)).entries
+    assert entry.change.gone
+
+
+def test_twenty_nine_hundredths_close_to_the_last_one(store: Store, master: User) -> None:
+    store.open_trade(master, trade(1, volume=D("0.29")), 0, Post())
+    for step in range(28):
+        store.close_trade(master, 1, None, Post(key=str(step)), volume=D("0.01"))
+    assert [t.volume for t in store.book()] == [D("0.01")]
+
+
+def test_remaining_above_the_volume_is_refused_and_equal_is_a_repetition(store: Store, master: User) -> None:
+    store.open_trade(master, trade(1), 0, Post())
+    assert store.close_trade(master, 1, None, Post(), remaining=D("0.11")).status == 422
+    same = store.close_trade(master, 1, None, Post(), remaining=D("0.1"))
+    assert same.answer["duplicate"]
+    assert same.entries == ()
+
+
+def test_unknown_and_closed_tickets_differ(store: Store, master: User) -> None:
+    assert store.close_trade(master, 9, None, Post()).status == 404
+    assert store.modify_trade(master, 9, None, {"sl": D(1)}, Post()).status == 404
+    store.open_trade(master, trade(9), 0, Post())
+    store.close_trade(master, 9, None, Post())
+    assert store.close_trade(master, 9, None, Post()).answer["duplicate"]
+    assert store.modify_trade(master, 9, None, {"sl": D(1)}, Post()).answer["duplicate"]
+
+
+def test_another_masters_ticket_is_unknown(store: Store, master: User) -> None:
+    other = store.add_user("other_master", "hash", Role.MASTER)
+    store.open_trade(master, trade(1), 0, Post())
+    assert store.close_trade(other, 1, None, Post()).status == 404
+    assert tickets(store) == [1]
+
+
+# --- Idempotency-Key -------------------------------------------------------------------------------------------------
+
+
+def test_the_same_key_gives_the_first_answer(store: Store, master: User) -> None:
+    post = Post(key="k1", fingerprint="a", audience=3)
+    first = store.open_trade(master, trade(0), 0, post)
+    again = store.open_trade(master, trade(0), 0, Post(key="k1", fingerprint="a"))
+    assert (again.status, again.answer, again.entries) == (first.status, first.answer, ())
+    assert len(store.book()) == 1
+
+
+def test_the_same_key_for_something_else_is_refused(store: Store, master: User) -> None:
+    store.open_trade(master, trade(0), 0, Post(key="k1", fingerprint="a"))
+    assert store.open_trade(master, trade(0), 0, Post(key="k1", fingerprint="b")).status == 422
+    assert len(store.book()) == 1
+
+
+def test_keys_of_different_users_do_not_meet(store: Store, master: User) -> None:
+    other = store.add_user("other_master", "hash", Role.MASTER)
+    store.open_trade(master, trade(0), 0, Post(key="k1", fingerprint="a"))
+    assert store.open_trade(other, trade(0), 0, Post(key="k1", fingerprint="b")).status == 201
+
+
+def test_a_key_is_remembered_after_a_restart(store: Store, master: User, reopened: Callable[[], Store]) -> None:
+    store.open_trade(master, trade(1), 0, Post())
+    store.close_trade(master, 1, None, Post(key="k", fingerprint="f"), volume=D("0.03"))
+    again = reopened()
+    repeated = again.close_trade(master, 1, None, Post(key="k", fingerprint="f"), volume=D("0.03"))
+    assert repeated.entries == ()
+    assert [t.volume for t in again.book()] == [D("0.07")]
+
+
+def test_a_refused_post_leaves_its_key_free(store: Store, master: User) -> None:
+    assert store.close_trade(master, 1, None, Post(key="k", fingerprint="f")).status == 404
+    store.open_trade(master, trade(1), 0, Post())
+    assert store.close_trade(master, 1, None, Post(key="k", fingerprint="g")).status == 200
+
+
+# --- sessions --------------------------------------------------------------------------------------------------------
+
+
+def test_a_late_post_changes_nothing(store: Store, master: User) -> None:
+    session = put(store, master, None, 5, trade(1)).answer["session"]
+    for rev in (4, 5):
+        late = store.close_trade(master, 1, None, Post(session, rev))
+        assert (late.status, late.answer["duplicate"], late.entries) == (200, True, ())
+        late = put(store, master, session, rev)
+        assert (late.answer["duplicate"], late.answer["changes"]) == (True, 0)
+    assert tickets(store) == [1]
+    assert store.close_trade(master, 1, None, Post(session, 6)).entries
+
+
+def test_a_close_of_an_unknown_trade_makes_its_late_open_harmless(store: Store, master: User) -> None:
+    session = put(store, master, None, 1).answer["session"]
+    assert store.close_trade(master, 1, None, Post(session, 3)).status == 404
+    late = store.open_trade(master, trade(1), 0, Post(session, 2))
+    assert late.answer["duplicate"]
+    assert store.book() == []
+
+
+def test_a_new_session_supersedes_the_old_one(store: Store, master: User) -> None:
+    old = put(store, master, None, 1, trade(1)).answer["session"]
+    new = put(store, master, None, 1, trade(1)).answer["session"]
+    assert old != new
+    for outcome in (
+        put(store, master, old, 99),
+        store.open_trade(master, trade(2), 0, Post(old, 99)),
+        store.close_trade(master, 1, None, Post(old, 99)),
+        store.modify_trade(master, 1, None, {"sl": D(1)}, Post(old, 99)),
+    ):
+        assert (outcome.status, outcome.answer["error"]["code"]) == (409, "superseded")
+    assert tickets(store) == [1]
+    assert put(store, master, new, 2).status == 200
+
+
+def test_a_session_that_nobody_began_is_superseded(store: Store, master: User) -> None:
+    assert store.open_trade(master, trade(1), 0, Post("made-up", 1)).status == 409
+    assert put(store, master, "made-up", 1).status == 409
+
+
+def test_sessions_of_different_masters_do_not_meet(store: Store, master: User) -> None:
+    other = store.add_user("other_master", "hash", Role.MASTER)
+    session = put(store, master, None, 1).answer["session"]
+    assert put(store, other, session, 2).status == 409
+
+
+# --- whole books -----------------------------------------------------------------------------------------------------
+
+
+def test_a_book_is_compared_and_its_changes_numbered(store: Store, master: User) -> None:
+    session = put(store, master, None, 1, trade(1), trade(2), trade(3)).answer["session"]
+    outcome = put(store, master, session, 2, trade(2, volume=D("0.05")), trade(3, sl=D("1.08")), trade(4))
+    assert [(entry.seq, entry.change.type, entry.change.trade.ticket) for entry in outcome.entries] == [
+        (4, ChangeType.CLOSE, 1),
+        (5, ChangeType.CLOSE, 2),
+        (6, ChangeType.MODIFY, 3),
+        (7, ChangeType.SIGNAL, 4),
+    ]
+    assert outcome.answer == {"session": session, "seq": 7, "changes": 4}
+    assert [(t.ticket, t.volume) for t in store.book()] == [(2, D("0.05")), (3, D("0.10")), (4, D("0.10"))]
+
+
+def test_the_same_book_again_is_only_a_sign_of_life(store: Store, master: User, clock: HandClock) -> None:
+    session = put(store, master, None, 1, trade(1)).answer["session"]
+    clock.advance(5)
+    again = put(store, master, session, 2, trade(1))
+    assert again.answer == {"session": session, "seq": 1, "changes": 0}
+    assert [m.reported_at for m in store.masters()] == [store.now_ms()]
+
+
+def test_a_book_leaves_trades_of_other_sources_alone(store: Store, master: User) -> None:
+    manual = store.open_trade(master, trade(0), 0, Post()).answer["ticket"]
+    session = put(store, master, None, 1, trade(1)).answer["session"]
+    put(store, master, session, 2)
+    assert tickets(store) == [manual]
+
+
+def test_a_book_leaves_other_masters_alone(store: Store, master: User) -> None:
+    other = store.add_user("other_master", "hash", Role.MASTER)
+    put(store, other, None, 1, trade(1))
+    put(store, master, None, 1)
+    assert tickets(store) == [1]
+
+
+def test_a_ticket_entered_by_hand_becomes_the_terminals_when_it_shows_it(store: Store, master: User) -> None:
+    store.open_trade(master, trade(5), 0, Post())
+    session = put(store, master, None, 1, trade(5)).answer["session"]
+    assert store.last_seq() == 1
+    assert [t.source for t in store.book()] == [Source.TERMINAL]
+    put(store, master, session, 2)
+    assert store.book() == []
+
+
+def test_a_book_is_stored_whole_or_not_at_all(store: Store, master: User) -> None:
+    session = put(store, master, None, 1, trade(1)).answer["session"]
+    with pytest.raises(sqlite3.IntegrityError):
+        put(store, master, session, 2, trade(2), trade(3, volume=D(0)))
+    assert (tickets(store), store.last_seq()) == ([1], 1)
+    sender = store.sender_of(master.id)
+    assert sender is not None
+    assert sender.rev == 1
+
+
+def test_what_is_no_change_for_followers_is_still_kept(store: Store, master: User) -> None:
+    session = put(store, master, None, 1, trade(1)).answer["session"]
+    assert put(store, master, session, 2, trade(1, comment="new", contract_size=D(100))).answer["changes"] == 0
+    assert [(t.comment, t.contract_size) for t in store.book()] == [("new", D(100))]
+
+
+# --- ages ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_age_that_was_measured_is_taken_from_the_servers_clock(store: Store, master: User) -> None:
+    store.open_trade(master, trade(1), 2500, Post())
+    store.open_trade(master, trade(2), None, Post())
+    assert [t.opened_at for t in store.book()] == [store.now_ms() - 2500, 0]
+
+
+@pytest.mark.parametrize(
+    ("known_age", "said_age", "age"),
+    [(1000, 5000, 5000), (5000, 1000, 5000), (None, 1000, 1000), (1000, None, 1000), (None, None, None)],
+)
+def test_a_trade_never_becomes_younger(
+    store: Store, master: User, known_age: int | None, said_age: int | None, age: int | None
+) -> None:
+    session = store.report_book(master, None, 1, [(trade(1), known_age)], ACCOUNT).answer["session"]
+    store.report_book(master, session, 2, [(trade(1), said_age)], ACCOUNT)
+    [held] = store.book()
+    assert held.opened_at == (0 if age is None else store.now_ms() - age)
+
+
+def test_an_age_that_becomes_known_is_told(store: Store, master: User) -> None:
+    session = store.report_book(master, None, 1, [(trade(1), None)], ACCOUNT).answer["session"]
+    [entry] = store.report_book(master, session, 2, [(trade(1), 700)], ACCOUNT).entries
+    assert entry.change.type is ChangeType.MODIFY
+    assert entry.change.trade.opened_at == store.now_ms() - 700
+
+
+def test_a_sender_that_lost_its_memory_does_not_shrink_the_first_volume(store: Store, master: User) -> None:
+    session = put(store, master, None, 1, trade(1, initial_volume=D("0.10"))).answer["session"]
+    put(store, master, session, 2, trade(1, volume=D("0.04"), initial_volume=D("0.04")))
+    [held] = store.book()
+    assert (held.volume, held.initial_volume) == (D("0.04"), D("0.10"))
+
+
+# --- who sees what ---------------------------------------------------------------------------------------------------
+
+
+def test_online_is_a_report_within_fifteen_seconds(store: Store, master: User, clock: HandClock) -> None:
+    def now() -> tuple[bool, int | None]:
+        [found] = store.masters()
+        return found.online, found.since
+
+    assert now() == (False, None)
+    session = put(store, master, None, 1).answer["session"]
+    first = store.now_ms()
+    clock.advance(14.9)
+    assert now() == (True, first)
+    put(store, master, session, 2)
+    assert now() == (True, first)
+    last = store.now_ms()
+    clock.advance(15)
+    assert now() == (False, last)
+    put(store, master, session, 3)
+    assert now() == (True, store.now_ms())
+
+
+def test_only_active_masters_are_seen(store: Store, master: User) -> None:
+    store.add_user("admin", "hash", Role.ADMIN)
+    store.open_trade(master, trade(1), 0, Post())
+    store.change_user("master_user", active=False)
+    assert (store.book(), store.entries_after(0, 10), store.masters()) == ([], [], [])
+    assert len(store.entries_after(0, 10, inactive_too=True)) == 1
+    store.change_user("master_user", active=True)
+    assert tickets(store) == [1]
+
+
+def test_an_admin_is_a_master_once_it_has_posted(store: Store) -> None:
+    admin = store.add_user("admin", "hash", Role.ADMIN)
+    assert store.masters() == []
+    ticket = store.open_trade(admin, trade(0), 0, Post()).answer["ticket"]
+    store.close_trade(admin, ticket, None, Post())
+    assert [m.name for m in store.masters()] == ["admin"]
+
+
+def test_history_comes_in_order_and_in_pages(store: Store, master: User) -> None:
+    for ticket in range(1, 8):
+        store.open_trade(master, trade(ticket), 0, Post())
+    assert [entry.seq for entry in store.entries_after(2, 3)] == [3, 4, 5]
+    assert [entry.seq for entry in store.entries_after(0, 9, frozenset())] == []
+    assert len(store.entries_after(0, 9, frozenset({"master_user"}))) == 7
+
+
+def test_reports_are_stored_once(store: Store) -> None:
+    one, two = store.add_user("client_1", "hash", Role.CLIENT), store.add_user("client_2", "hash", Role.CLIENT)
+    said = {"id": "a", "event": "opened", "master": "master_user", "volume": D("0.29")}
+    assert store.add_executions(one, [said, {**said, "id": "b"}]) == (2, 0)
+    assert store.add_executions(one, [said, {**said, "id": "c"}]) == (1, 1)
+    assert store.add_executions(two, [said]) == (1, 0)
+    assert [found["id"] for found in store.executions_after(0, 10, client="client_1")] == ["a", "b", "c"]
+    second = store.executions_after(0, 10)[1]["number"]
+    later = store.executions_after(second, 10, master="MASTER_USER")
+    assert [(found["client"], found["id"]) for found in later] == [("client_1", "c"), ("client_2", "a")]
+    assert store.executions_after(0, 1)[0]["volume"] == D("0.29")
+    assert store.executions_by_event(client="client_1") == {"opened": 3}
+
+
+# --- trouble ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_changes_nothing_and_passes(store: Store, master: User) -> None:
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+
+    def open_many() -> None:
+        for ticket in range(1, 500):
+            store.open_trade(master, trade(ticket), 0, Post())
+
+    with pytest.raises(Unavailable, match="full"):
+        open_many()
+    stored = len(store.book())
+    assert (len(store.book()), store.last_seq()) == (stored, stored)
+    store._db.execute("PRAGMA max_page_count = 1000000")
+    assert store.open_trade(master, trade(stored + 1), 0, Post()).answer["seq"] == stored + 1
+
+
+def test_a_file_locked_by_another_program_is_unavailable(store: Store, master: User) -> None:
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store._db.execute("PRAGMA busy_timeout = 10")
+    with pytest.raises(Unavailable, match="locked"):
+        store.open_trade(master, trade(1), 0, Post())
+    assert store.book() == []  # reading goes on
+    other.execute("ROLLBACK")
+    other.close()
+    assert store.open_trade(master, trade(1), 0, Post()).status == 201
+
+
+def test_a_change_by_another_process_is_noticed(store: Store, master: User, clock: HandClock) -> None:
+    assert not store.changed_elsewhere()
+    store.open_trade(master, trade(1), 0, Post())
+    assert not store.changed_elsewhere()
+    guest = Store(store.path, clock, guest=True)
+    guest.add_user("admin", "hash", Role.ADMIN)
+    guest.close()
+    assert store.changed_elsewhere()
+    assert not store.changed_elsewhere()
+
+
+def test_threads_never_share_a_number(store: Store, master: User) -> None:
+    found: list[int] = []
+
+    def post(first: int) -> None:
+        for ticket in range(first, first + 25):
+            found.extend(seqs(store.open_trade(master, trade(ticket), 0, Post())))
+
+    threads = [threading.Thread(target=post, args=(n * 100 + 1,), daemon=True) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(found) == list(range(1, 101))

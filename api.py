@@ -831,7 +831,7 @@ def refuse_unlisted(app: Flask) -> None:
     """A route that is not in the table has no roles: the program does not start with one."""
     listed = {(route.method, route.path) for route in ROUTES}
     for rule in app.url_map.iter_rules():
-        for method in (rule.methods or set()) - {"HEAD"}:
+        for method in sorted((rule.methods or set()) - {"HEAD"}):
             if (method, rule.rule) not in listed:
                 raise RuntimeError(f"{method} {rule.rule} is not in the table of routes")
 

@@ -74,7 +74,7 @@ SCRIPT_RULES: Final = {
     "fixed_lot": 0.01,
     "multiplier": 0.5,
     "magic_number_copier": MAGIC,
-    "max_slippage_points": 100,
+    "max_slippage_points": 200,
     "max_spread_points": 20,
     "max_exposure_trades": 8,
     "max_exposure_lots": 10.0,
@@ -92,7 +92,7 @@ REPLAY_RULES: Final = {
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # as far as the system has them: end as with Ctrl-C
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # as far as the system has them
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), end_as_by_ctrl_c)
     for stream in (sys.stdout, sys.stderr):
@@ -149,9 +149,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--pace",
         type=not_negative,
-        default=0.4,
+        default=0.6,
         metavar="S",
-        help="seconds between two steps of the script, to read along (default 0.4)",
+        help="seconds between two steps of the script, to read along (default 0.6)",
     )
     add("--keep", action="store_true", help="keep the temporary folder with databases, settings and logs")
     return found
@@ -298,13 +298,13 @@ class Demo:
         try:
             if self._tape is None:
                 out.headings()
-                play(Trader(stage, options.seed, options.pace))
+                play(Trader(stage, options.seed, options.pace, out.chapter))
                 return
             tape = self._tape
             out.say(f"Replaying {tape.positions} positions of {options.replay}.")
             out.say("Sides, volumes and order are the file's; prices are the simulator's, and so is the profit.")
-            for words in tape.left_out:
-                out.say(f"  left out: {words}")
+            for words in tape.notes:
+                out.say(f"  {words}")
             if options.all:
                 out.headings()
             play_tape(tape, stage, options.speed, self._progress(stage))
@@ -360,6 +360,8 @@ class Demo:
         out.rows(table(shown), shown)
         if len(shown) < len(rows):
             out.say(f"({len(rows) - len(shown)} more that were copied; --all shows them)")
+        if self._tape is not None and not any(line.volume for row in rows for line in (row.master, *row.copies)):
+            out.say("\nBoth accounts are flat: no position and no pending order is open.")
         self._report_latencies(stage)
         unforeseen = unforeseen_refusals(rows, stage.meant_refused)
         reasons = Counter(row.detail.partition(":")[0] for row in rows if row.verdict is Verdict.REFUSED)
@@ -491,6 +493,9 @@ class Console:
         else:
             words = f"         {'the master':{MASTER_WIDTH}}  {'the client':{CLIENT_WIDTH}}  after"
             self.say(self._in(BOLD, words))
+
+    def chapter(self, words: str) -> None:
+        self.say(f"\n{self._in(BOLD, words)}")
 
     def event(self, event: Event) -> None:
         """One thing the master did and what came of it."""

@@ -60,11 +60,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Tape:
-    """What is to be done on the master, and what was left out of the file, in words."""
+    """What is to be done on the master."""
 
     steps: tuple[Step, ...]
     positions: int
-    left_out: tuple[str, ...]
+    notes: tuple[str, ...]  # what of the file is left out or added, in words
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -203,15 +203,13 @@ def tape_of(deals: Iterable[FileDeal], others: int, limit: int | None, symbols: 
     if not steps:
         why = f"the simulator does not have its symbols: {names}" if names else "no deal in it opens a position"
         raise BadFile(f"nothing to replay: {why}")
-    said = {
-        f"{others} lines that are no trades (deposits, fees)": others,
-        f"{len(orphans)} positions whose opening is not in the file": len(orphans),
-        f"positions of symbols that the simulator does not have: {names}": len(unknown),
+    notes = {
+        f"left out, lines that are no trades (deposits, fees): {others}": others,
+        f"left out, positions whose opening is not in the file: {len(orphans)}": orphans,
+        f"left out, positions of symbols that the simulator does not have: {names}": unknown,
+        f"closed at the end, positions that the file leaves open: {len(left)}": left,
     }
-    left_out = tuple(words for words, number in said.items() if number)
-    if left:
-        left_out += (f"the end of {len(left)} positions, still open in the file: they are closed last",)
-    return Tape(tuple(steps), len(first), left_out)
+    return Tape(tuple(steps), len(first), tuple(words for words, some in notes.items() if some))
 
 
 def add_fill(steps: list[Step], deal: FileDeal, before: FileDeal) -> None:

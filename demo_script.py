@@ -227,9 +227,10 @@ def cancelled(ticket: int) -> Test:
 class Trader:
     """Does one thing after the other on the master and waits each time until the client shows it."""
 
-    def __init__(self, stage: Stage, seed: int, pace: float) -> None:
-        """`pace`: seconds between two actions, for people to read along."""
+    def __init__(self, stage: Stage, seed: int, pace: float, chapter: Callable[[str], None]) -> None:
+        """`pace`: seconds between two actions, for people to read along; `chapter` shows what comes next."""
         self._stage = stage
+        self.chapter = chapter
         self._master = stage.master
         self._chance = random.Random(seed)  # noqa: S311 - sides and pauses of a demonstration
         self._pace = pace
@@ -352,31 +353,38 @@ class Trader:
 
 def play(trader: Trader) -> None:
     """The story. The client's broker and limits are those of demo.py; every line waits until the copy is there."""
+    trader.chapter(
+        "The master opens trades. The client takes half the lots, as its own broker's steps and limits allow."
+    )
     euro = trader.open("EURUSD", "0.40", stops=(400, 600))
     yen = trader.open("USDJPY", "1.00", stops=(400, 600))
     gold = trader.open("XAUUSD", "1.00", stops=(3000, 5000))
     dow = trader.open("US30", "2.0")
     mini = trader.open("WINZ26", "4", stops=(2000, 3000))
-    trader.set_stops(euro, 350, 700)
+    trader.chapter("The client's rules come first: its broker's spread of GBPUSD is too wide.")
     pound = trader.open_refused("GBPUSD", "0.20", Reason.SPREAD)
+    trader.chapter("Stops are moved, parts of positions are closed.")
+    trader.set_stops(euro, 350, 700)
     trader.reduce(euro, left="0.16")
     trader.reduce(yen, left="0.40")
+    trader.set_stops(dow, 3000, 4000)
+    trader.chapter("Pending orders are placed, moved, cancelled, and one is reached by the market.")
     limit = trader.place("EURUSD", "BUY_LIMIT", "0.20", away=-250)
     stop = trader.place("USDJPY", "SELL_STOP", "1.00", away=-250, sl=200)
     trader.move(limit, points=-30, sl=300)
-    trader.set_stops(dow, 3000, 4000)
-    trader.close(gold)
     trader.remove(stop)
     reached = trader.place("EURUSD", "SELL_LIMIT", "0.30", away=120)
     trader.let_fill(reached)
     trader.set_stops(reached, 500, 800)
-    trader.reduce(mini, left="2")
-    burst = trader.open_at_once(("EURUSD", "0.60"), ("USDJPY", "2.00"))
+    trader.chapter("Two at once, and then the client has as many copies as its settings allow.")
+    trader.close(gold)
+    trader.open_at_once(("EURUSD", "0.60"), ("USDJPY", "2.00"))
     many = trader.open_refused("XAUUSD", "0.20", Reason.EXPOSURE_TRADES)
     trader.close_refused(many)
     trader.close_refused(pound)
+    trader.chapter("Trades are closed, in parts, two at once, and one more comes and goes. Some stay open.")
+    trader.reduce(mini, left="2")
     trader.close(mini, dow)
-    trader.close(burst[1])
     again = trader.open("XAUUSD", "0.20")
     trader.reduce(again, left="0.10")
     trader.close(again)

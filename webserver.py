@@ -130,6 +130,9 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         """Put one request to the application and write its answer."""
+        if self.request_version == "HTTP/0.9":
+            self.send_error(400, "not a request of HTTP/1.1")
+            return
         length = self._body_length()
         if length is None:
             return

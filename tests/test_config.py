@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import config
+import settings_file
 from config import ApiSettings, ConfigError, Mistake, Module, Mt5Settings, load_client, load_sender
 from safety import Copying, Limits, Mode, Sizing
 
@@ -511,7 +512,7 @@ def test_a_forgotten_brace_is_looked_for_where_it_is_missing(tmp_path: Path) -> 
         (b"\xff\xfe" + CLIENT.encode("utf-16-le")[:-1], 'encoding "UTF-8"'),
         (b"\x00" * 100, "not a text file"),
         (b"[]", "must begin with {"),
-        (b" " * (config.LARGEST_FILE + 1), "no settings file"),
+        (b" " * (settings_file.LARGEST_FILE + 1), "no settings file"),
     ],
 )
 def test_a_file_that_is_no_settings_file_is_refused(tmp_path: Path, data: bytes, said: str) -> None:
@@ -669,7 +670,7 @@ def test_ordinary_json_is_read_as_the_json_module_reads_it(
     text = json.dumps(content, ensure_ascii=ascii_only, indent=indent)
     mistakes: list[Mistake] = []
 
-    table = config.Reader(text, mistakes).document()
+    table = settings_file.Reader(text, mistakes).document()
 
     assert mistakes == []
     assert plain(table) == json.loads(text, parse_float=Decimal)
@@ -685,7 +686,7 @@ def test_whatever_is_written_the_reader_ends_with_words_and_shows_no_password(da
         text = text[:at] + put + text[until:]
     mistakes: list[Mistake] = []
     try:
-        table = config.Reader(text, mistakes).document()
+        table = settings_file.Reader(text, mistakes).document()
     except config.Unreadable:
         assert mistakes
     else:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import requests
 from server_kit import ACCOUNT, ORIGINAL_SIGNAL, PASSWORD, Caller, Serving, report, serving
 
-from api import ROUTES, Registration, create_app, refuse_unlisted
+from api import ROUTES, Registration, Settings, create_app, refuse_unlisted
 from db import Role
 from signals import FIRST_SERVER_TICKET
 
@@ -588,7 +589,6 @@ def test_a_mistake_of_ours_is_500_without_a_traceback(
 
 def test_unknown_addresses_and_methods(server: Serving, master: Caller) -> None:
     assert error(server.call("GET", "/nothing")) == (404, "not_found")
-    assert error(server.call("GET", "//signals")) == (404, "not_found")
     assert error(server.call("GET", "/token")) == (405, "method_not_allowed")
     assert error(server.call("OPTIONS", "/token")) == (405, "method_not_allowed")
     assert error(server.call("BREW", "/signals")) == (405, "method_not_allowed")
@@ -727,10 +727,8 @@ def test_answers_are_not_kept_or_guessed_at(server: Serving) -> None:
     assert "Server" not in headers
 
 
-def test_a_route_outside_the_table_stops_the_start(server: Serving, tmp_path: Path) -> None:
-    from api import Settings
-
-    app = create_app(server.store, server.hub, Settings(bytes(32)), __import__("time"))
+def test_a_route_outside_the_table_stops_the_start(server: Serving) -> None:
+    app = create_app(server.store, server.hub, Settings(bytes(32)), time)
     app.add_url_rule("/backdoor", "backdoor", lambda: "hello")
     with pytest.raises(RuntimeError, match="GET /backdoor"):
         refuse_unlisted(app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import fields, replace
+from dataclasses import replace
 from decimal import Decimal as D
 from typing import Any
 
@@ -135,7 +135,7 @@ def test_a_wrong_field_is_refused_by_its_name(field: str, body: bytes) -> None:
 
 
 def test_an_unknown_field_is_named_together_with_the_allowed_ones() -> None:
-    with pytest.raises(BadField, match="stoploss: unknown field; allowed: action, age_ms.* volume"):
+    with pytest.raises(BadField, match=r"stoploss: unknown field; allowed: action, age_ms.* volume"):
         trade_from_sender(decode(with_("stoploss", "1")))
 
 
@@ -396,4 +396,3 @@ def test_the_changes_turn_the_old_book_into_the_new_one(
                     book[key] = replace(book[key], volume=change.remaining)
     assert book.keys() == new.keys()
     assert not any(differs(book[key], new[key]) for key in new)
-    assert {name for name in COMPARED} <= {field.name for field in fields(Trade)}

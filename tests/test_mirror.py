@@ -1,0 +1,375 @@
+"""The copier's picture of the masters' books: no gap stays unnoticed, and what is not known is never taken as gone."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from decimal import Decimal as D
+from typing import Any
+
+import pytest
+
+from mirror import Mirror
+from signals import Action, BadField, Kind, Source, Trade, decode, encode, trade_for_client
+
+NOW = 70.0
+SERVER_NOW = 1_790_000_000_000
+HER = ("anna", Kind.POSITION, 1)
+
+
+def trade(ticket: int = 1, master: str = "anna", **more: Any) -> Trade:
+    fields: dict[str, Any] = {
+        "kind": Kind.POSITION, "symbol": "EURUSD", "action": Action.BUY, "volume": D("0.29"),
+        "initial_volume": D("0.29"), "price": D("1.085"), "opened_at": SERVER_NOW - 2_000,
+    }  # fmt: skip
+    return Trade(ticket=ticket, master=master, **{**fields, **more})
+
+
+def book(seq: int, *trades: Trade, epoch: str = "e1", masters: dict[str, int | None] | None = None) -> dict[str, Any]:
+    known = {"anna": 100} if masters is None else masters
+    return on_the_wire(
+        {
+            "type": "book",
+            "seq": seq,
+            "server_time": SERVER_NOW,
+            "epoch": epoch,
+            "version": "0.1.0",
+            "data": {
+                "masters": [{"master": m, "reported_at": at, "online": True, "since": at} for m, at in known.items()],
+                "trades": [trade_for_client(one, one.volume) for one in trades],
+            },
+        }
+    )
+
+
+def change(kind: str, seq: int, prev: int, one: Trade, **more: Any) -> dict[str, Any]:
+    top = {"detected_at": more.pop("detected_at")} if "detected_at" in more else {}
+    data = {**trade_for_client(one, one.volume), **more}
+    return on_the_wire({"type": kind, "seq": seq, "prev": prev, "server_time": SERVER_NOW, "data": data, **top})
+
+
+def heartbeat(seq: int) -> dict[str, Any]:
+    return on_the_wire({"type": "heartbeat", "seq": seq, "server_time": SERVER_NOW})
+
+
+def about(master: str, reported_at: int | None, online: bool = True) -> dict[str, Any]:
+    data = {"master": master, "online": online, "since": 1, "reported_at": reported_at}
+    return on_the_wire({"type": "master", "server_time": SERVER_NOW, "data": data})
+
+
+def on_the_wire(message: dict[str, Any]) -> dict[str, Any]:
+    return decode(encode(message))
+
+
+@pytest.fixture
+def mirror() -> Mirror:
+    one = Mirror()
+    assert not one.apply(book(10, trade()), NOW)
+    return one
+
+
+def tickets(mirror: Mirror) -> list[int]:
+    return sorted(ticket for _, _, ticket in mirror.trades)
+
+
+# --- numbering --------------------------------------------------------------------------------------------------------
+
+
+def test_before_the_first_book_nothing_is_known_and_every_message_asks_for_it() -> None:
+    mirror = Mirror()
+    assert not mirror.known
+    assert not mirror.synced
+    for message in (change("signal", 1, 0, trade()), heartbeat(0), about("anna", 5)):
+        assert mirror.apply(message, NOW)
+    assert not mirror.trades
+    assert not mirror.speaks_for("anna", Source.TERMINAL, "e1")
+
+
+def test_changes_follow_the_book(mirror: Mirror) -> None:
+    assert not mirror.apply(change("signal", 11, 10, trade(2)), NOW)
+    assert not mirror.apply(change("modify", 12, 11, trade(2, sl=D("1.08"))), NOW)
+    assert not mirror.apply(change("close", 13, 12, trade(1, volume=D("0.10")), remaining=D("0.10")), NOW)
+    assert mirror.trades["anna", Kind.POSITION, 2].trade.sl == D("1.08")
+    assert mirror.trades[HER].trade.volume == D("0.10")
+    assert not mirror.apply(change("close", 14, 13, trade(1), remaining=D(0), profit=D(-3)), NOW)
+    assert tickets(mirror) == [2]
+    assert mirror.synced
+
+
+def test_numbers_of_changes_that_this_client_does_not_see_are_no_gap(mirror: Mirror) -> None:
+    assert not mirror.apply(change("signal", 40, 10, trade(2)), NOW)
+    assert not mirror.apply(change("signal", 41, 9, trade(3)), NOW)  # joined a group that had been told less
+    assert tickets(mirror) == [1, 2, 3]
+
+
+def test_a_gap_asks_for_the_book_and_nothing_is_believed_until_it_comes(mirror: Mirror) -> None:
+    assert mirror.apply(change("signal", 12, 11, trade(2)), NOW)
+    assert not mirror.synced
+    assert mirror.apply(change("close", 13, 10, trade(1), remaining=D(0)), NOW)
+    assert tickets(mirror) == [1]
+    assert not mirror.apply(book(13, trade(2)), NOW)
+    assert tickets(mirror) == [2]
+    assert mirror.synced
+
+
+def test_a_lost_last_frame_is_noticed_by_the_heartbeat(mirror: Mirror) -> None:
+    assert not mirror.apply(heartbeat(10), NOW)
+    assert not mirror.apply(heartbeat(9), NOW)  # told by the book of more than the heartbeat's group has seen
+    assert mirror.synced
+    assert mirror.apply(heartbeat(11), NOW)
+    assert not mirror.synced
+
+
+def test_a_repeated_or_late_message_changes_nothing(mirror: Mirror) -> None:
+    signal = change("signal", 11, 10, trade(2))
+    mirror.apply(signal, NOW)
+    mirror.apply(change("modify", 12, 11, trade(2, sl=D("1.08"))), NOW)
+    mirror.apply(change("close", 13, 12, trade(1), remaining=D(0)), NOW)
+    before = deepcopy(mirror.trades)
+    for late in (signal, change("modify", 12, 11, trade(2, sl=D("1.01"))), change("signal", 10, 9, trade(1))):
+        assert not mirror.apply(late, NOW + 1)
+    assert mirror.trades == before
+    assert mirror.seq == 13
+
+
+def test_messages_in_the_wrong_order_ask_for_the_book(mirror: Mirror) -> None:
+    assert mirror.apply(change("close", 12, 11, trade(2), remaining=D(0)), NOW)
+    assert mirror.apply(change("signal", 11, 10, trade(2)), NOW)  # comes too late: the position is closed already
+    assert tickets(mirror) == [1]
+
+
+def test_a_closed_connection_leaves_the_books_but_nothing_may_be_opened_from_them(mirror: Mirror) -> None:
+    mirror.disconnected()
+    assert tickets(mirror) == [1]
+    assert mirror.known
+    assert not mirror.synced
+
+
+def test_a_book_replaces_everything(mirror: Mirror) -> None:
+    mirror.apply(change("signal", 11, 10, trade(2)), NOW)
+    mirror.apply(book(30, trade(3, "berta"), masters={"berta": None}), NOW)
+    assert list(mirror.trades) == [("berta", Kind.POSITION, 3)]
+    assert list(mirror.masters) == ["berta"]
+    assert mirror.seq == 30
+
+
+def test_an_order_and_a_position_under_one_ticket_are_closed_apart(mirror: Mirror) -> None:
+    order = trade(1, kind=Kind.ORDER, action=Action.BUY_LIMIT)
+    mirror.apply(change("signal", 11, 10, order), NOW)
+    mirror.apply(change("close", 12, 11, order, remaining=D(0)), NOW)
+    assert list(mirror.trades) == [HER]
+
+
+def test_messages_of_an_unknown_type_are_passed_over(mirror: Mirror) -> None:
+    for message in ({"type": "advice", "seq": 99}, {"type": None}, {"type": ["book"]}, {}):
+        assert not mirror.apply(message, NOW)
+    assert mirror.synced
+
+
+def test_fields_of_a_newer_server_are_passed_over(mirror: Mirror) -> None:
+    message = change("signal", 11, 10, trade(2), mood="calm")
+    assert not mirror.apply({**message, "colour": 5}, NOW)
+    assert tickets(mirror) == [1, 2]
+
+
+# --- ages -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_age_is_the_servers_at_receipt_and_monotonic_from_then_on(mirror: Mirror) -> None:
+    held = mirror.trades[HER]
+    assert held.age_ms(NOW) == 2_000
+    assert held.age_ms(NOW + 58.5) == 60_500
+
+
+def test_no_wall_clock_is_asked(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> float:
+        raise AssertionError("the wall clock was asked")
+
+    monkeypatch.setattr("time.time", never)
+    mirror.apply(book(11, trade(2)), NOW)
+    mirror.apply(change("signal", 12, 11, trade(3)), NOW)
+    assert mirror.trades["anna", Kind.POSITION, 3].age_ms(NOW + 1) == 3_000
+
+
+def test_an_unknown_age_stays_unknown(mirror: Mirror) -> None:
+    mirror.apply(change("signal", 11, 10, trade(2, opened_at=0)), NOW)
+    assert mirror.trades["anna", Kind.POSITION, 2].age_ms(NOW + 1000) is None
+
+
+def test_a_trade_of_the_servers_future_is_not_younger_than_new(mirror: Mirror) -> None:
+    mirror.apply(change("signal", 11, 10, trade(2, opened_at=SERVER_NOW + 60_000)), NOW)
+    assert mirror.trades["anna", Kind.POSITION, 2].age_ms(NOW) == 0
+
+
+def test_a_repeated_book_does_not_make_a_trade_younger(mirror: Mirror) -> None:
+    later = {**book(10, trade()), "server_time": SERVER_NOW + 30_000}
+    mirror.apply(later, NOW + 30)
+    assert mirror.trades[HER].age_ms(NOW + 31) == 33_000
+
+
+def test_the_time_of_detection_survives_a_book(mirror: Mirror) -> None:
+    mirror.apply(change("signal", 11, 10, trade(2), detected_at=SERVER_NOW - 7), NOW)
+    mirror.apply(book(11, trade(1), trade(2)), NOW + 5)
+    assert mirror.trades["anna", Kind.POSITION, 2].detected_at == SERVER_NOW - 7
+    assert mirror.trades[HER].detected_at == 0
+
+
+# --- whose absence is known -------------------------------------------------------------------------------------------
+
+
+def test_a_master_that_has_reported_to_this_database_is_believed(mirror: Mirror) -> None:
+    assert mirror.speaks_for("anna", Source.TERMINAL, "e1")
+    assert mirror.speaks_for("anna", Source.TERMINAL, "of an older database")
+
+
+def test_a_master_that_never_reported_to_this_database_has_no_empty_book(mirror: Mirror) -> None:
+    mirror.apply(book(3, epoch="e2", masters={"anna": None}), NOW)
+    assert not mirror.speaks_for("anna", Source.TERMINAL, "e1")
+    assert not mirror.speaks_for("anna", Source.TERMINAL, "e2")
+    assert not mirror.apply(about("anna", 500), NOW)
+    assert mirror.speaks_for("anna", Source.TERMINAL, "e1")
+
+
+def test_a_master_that_the_book_does_not_name_is_not_believed(mirror: Mirror) -> None:
+    mirror.apply(book(12, masters={"berta": 100}), NOW)
+    assert not mirror.speaks_for("anna", Source.TERMINAL, "e1")
+
+
+def test_a_trade_entered_by_hand_is_known_to_its_own_database_only(mirror: Mirror) -> None:
+    assert mirror.speaks_for("anna", Source.MANUAL, "e1")
+    mirror.apply(book(90, epoch="e2"), NOW)
+    assert not mirror.speaks_for("anna", Source.MANUAL, "e1")
+    assert mirror.speaks_for("anna", Source.MANUAL, "e2")
+
+
+def test_a_master_who_never_has_a_sender_is_believed_about_trades_entered_by_hand(mirror: Mirror) -> None:
+    mirror.apply(book(11, masters={"anna": None}), NOW)
+    assert mirror.speaks_for("anna", Source.MANUAL, "e1")
+    assert not mirror.speaks_for("anna", Source.TERMINAL, "e1")
+
+
+@pytest.mark.parametrize("source", list(Source))
+def test_a_database_that_went_back_in_time_is_believed_again_when_the_master_has_reported(
+    mirror: Mirror, source: Source
+) -> None:
+    mirror.apply(book(7, masters={"anna": 100, "berta": 90}), NOW)
+    assert not mirror.speaks_for("anna", source, "e1")
+    mirror.apply(book(9, masters={"anna": 100, "berta": 90}), NOW)  # asked again: still nothing new of her
+    assert not mirror.speaks_for("anna", source, "e1")
+    mirror.apply(about("anna", 120), NOW)
+    assert mirror.speaks_for("anna", source, "e1")
+    assert not mirror.speaks_for("berta", source, "e1")
+    mirror.apply(book(9, masters={"anna": 120, "berta": 130}), NOW)
+    assert mirror.speaks_for("berta", source, "e1")
+
+
+def test_going_back_is_noticed_over_a_restart_of_the_copier() -> None:
+    mirror = Mirror(last_epoch="e1", last_seq=10)
+    mirror.apply(book(9), NOW)
+    assert not mirror.speaks_for("anna", Source.TERMINAL, "e1")
+    for epoch, seq in (("e1", 10), ("e2", 3)):
+        other = Mirror(last_epoch="e1", last_seq=10)
+        other.apply(book(seq, epoch=epoch), NOW)
+        assert other.speaks_for("anna", Source.TERMINAL, "e1")
+
+
+def test_a_master_who_goes_offline_is_still_believed(mirror: Mirror) -> None:
+    mirror.apply(about("anna", 100, online=False), NOW)
+    assert not mirror.masters["anna"].online
+    assert mirror.speaks_for("anna", Source.TERMINAL, "e1")
+
+
+def test_news_of_a_master_without_the_time_of_its_report_keep_what_is_known(mirror: Mirror) -> None:
+    message = about("anna", 100)
+    del message["data"]["reported_at"]
+    mirror.apply(message, NOW)
+    assert mirror.masters["anna"].reported_at == 100
+
+
+def test_a_report_whose_changes_were_missed_does_not_make_the_book_complete(mirror: Mirror) -> None:
+    mirror.apply(book(1, epoch="e2", masters={"anna": None}), NOW)
+    assert mirror.apply(change("signal", 3, 2, trade(1)), NOW)  # number 2 was lost
+    assert mirror.apply(about("anna", 500), NOW)
+    assert not mirror.speaks_for("anna", Source.TERMINAL, "e1"), "her book is not here yet"
+    mirror.apply(book(4, trade(1), epoch="e2", masters={"anna": 500}), NOW)
+    assert mirror.speaks_for("anna", Source.TERMINAL, "e1")
+
+
+def test_a_master_that_no_book_has_named_is_not_believed_before_the_book_comes(mirror: Mirror) -> None:
+    assert mirror.apply(about("berta", 500), NOW)
+    assert not mirror.speaks_for("berta", Source.TERMINAL, "e1")
+    assert not mirror.synced
+
+
+# --- garbage ----------------------------------------------------------------------------------------------------------
+
+GARBAGE: list[Any] = [None, True, -1, 10**30, 1.5, D("1e999"), "", "x" * 70, "\ud800", [], [1], [[]], {}, {"a": 1}]
+
+
+def state(mirror: Mirror) -> Any:
+    return deepcopy({name: value for name, value in vars(mirror).items()})
+
+
+def spoiled(message: Any) -> Any:
+    """Every copy of a message in which one value, wherever it is, is garbage or missing."""
+    entries = message.items() if isinstance(message, dict) else enumerate(message)
+    for place, value in list(entries):
+        for other in GARBAGE:
+            worse = deepcopy(message)
+            worse[place] = other
+            yield worse
+        if isinstance(message, dict):
+            worse = deepcopy(message)
+            del worse[place]
+            yield worse
+        if isinstance(value, (dict, list)):
+            for inner in spoiled(value):
+                worse = deepcopy(message)
+                worse[place] = inner
+                yield worse
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        book(20, trade(1), trade(2), masters={"anna": 1, "berta": None}),
+        change("signal", 11, 10, trade(2), detected_at=5),
+        change("modify", 11, 10, trade(1, sl=D("1.05"))),
+        change("close", 11, 10, trade(1, volume=D("0.1")), remaining=D("0.1")),
+        change("close", 11, 10, trade(1), remaining=D(0)),
+        heartbeat(11),
+        about("anna", 200),
+    ],
+    ids=lambda message: str(message["type"]),
+)
+def test_garbage_is_refused_and_leaves_everything_as_it_was(message: dict[str, Any]) -> None:
+    tried = 0
+    for worse in spoiled(message):
+        mirror = Mirror()
+        mirror.apply(book(10, trade()), NOW)
+        before = state(mirror)
+        tried += 1
+        try:
+            mirror.apply(worse, NOW)
+        except BadField:
+            assert state(mirror) == before, worse
+    assert tried > 30
+
+
+def test_a_spoiled_trade_in_the_middle_of_a_book_leaves_the_old_book(mirror: Mirror) -> None:
+    message = book(20, trade(5), trade(6), trade(7), masters={"berta": 5})
+    message["data"]["trades"][1]["symbol"] = ""
+    before = state(mirror)
+    with pytest.raises(BadField, match="symbol"):
+        mirror.apply(message, NOW)
+    assert state(mirror) == before
+
+
+def test_a_trade_that_cannot_be_read_is_not_closed_by_it(mirror: Mirror) -> None:
+    for spoil in ({"kind": "posture"}, {"kind": ["position"]}, {"ticket": [1]}, {"ticket": True}, {"master": 5}):
+        message = change("close", 11, 10, trade(1), remaining=D(0))
+        message["data"] |= spoil
+        with pytest.raises(BadField):
+            mirror.apply(message, NOW)
+    assert tickets(mirror) == [1]
+    assert replace(mirror.trades[HER].trade) == trade(1)

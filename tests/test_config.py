@@ -116,7 +116,7 @@ def test_the_example_of_the_copier_loads_as_it_is() -> None:
     [("config_sender.json", ["api", "mt5"]), ("config_client.json", ["api", "mt5", "trade_copy"])],
 )
 def test_an_example_file_has_exactly_the_sections_of_the_original(name: str, sections: list[str]) -> None:
-    table, mistakes = config.read(ROOT / name)
+    table, mistakes = settings_file.read(ROOT / name)
 
     assert not mistakes
     assert list(table.entries) == sections
@@ -658,7 +658,7 @@ JSON_VALUES = st.recursive(
 
 def plain(value: object) -> object:
     """A value as the json module gives it."""
-    if isinstance(value, config.Table):
+    if isinstance(value, settings_file.Table):
         return {key: plain(node.value) for key, node in value.entries.items()}
     return [plain(node.value) for node in value] if isinstance(value, list) else value
 
@@ -687,7 +687,7 @@ def test_whatever_is_written_the_reader_ends_with_words_and_shows_no_password(da
     mistakes: list[Mistake] = []
     try:
         table = settings_file.Reader(text, mistakes).document()
-    except config.Unreadable:
+    except settings_file.Unreadable:
         assert mistakes
     else:
         top = config.Section("", table, config.CLIENT_KEYS, mistakes)

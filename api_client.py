@@ -9,10 +9,11 @@ import logging
 import threading
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import requests
 
-from config import ApiSettings
+from config import ApiSettings, is_loopback
 from signals import BadJson, decode, encode
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class Api:
         self._settings = settings
         self._session = session if session is not None else requests.Session()
         self._session.verify = settings.ca_file or True
+        if is_loopback(urlsplit(settings.url).hostname or ""):
+            self._session.trust_env = False  # a proxy that the environment names cannot reach this computer
         self._token = ""
         self._lock = threading.Lock()
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import websocket
 
 from api_client import Api, ApiDown, ApiRefused
-from config import ApiSettings
+from config import ApiSettings, is_loopback
 from ledger import CopierLedger, LedgerError
 from signals import BadJson, decode, encode
 
@@ -144,8 +144,13 @@ class Listener(threading.Thread):
         url = self._settings.ws_url.rstrip("/")
         if not urlsplit(url).path:
             url += "/ws"
+        host = urlsplit(url).hostname or ""
+        # A proxy that the environment names cannot reach this computer. The library asks whom it is not for only when
+        # one is given.
+        direct: dict[str, Any] = {"http_proxy_host": host, "http_no_proxy": [host]} if is_loopback(host) else {}
         return websocket.create_connection(
             url,
+            **direct,
             timeout=SILENCE_S,
             header=[f"Authorization: Bearer {token}"],
             sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],

@@ -18,6 +18,7 @@ from signals import (
     Kind,
     Source,
     Trade,
+    an_object,
     boolean,
     number,
     one_of,
@@ -36,12 +37,6 @@ _SEQ: Final = whole(0, 2**62)
 def _list_of_objects(value: Any) -> list[dict[str, Any]]:
     if type(value) is not list or not all(type(item) is dict for item in value):
         raise ValueError("must be a list of objects")
-    return value
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if type(value) is not dict:
-        raise ValueError("must be an object")
     return value
 
 
@@ -124,7 +119,7 @@ class Mirror:
                 "seq": _SEQ,
                 "epoch": text(r"[A-Za-z0-9_-]{1,64}", "an identifier"),
                 "server_time": TIME_MS,
-                "data": _object,
+                "data": an_object,
             },
             others_allowed=True,
         )
@@ -163,7 +158,7 @@ class Mirror:
     def _change(self, message: Mapping[str, Any], now: float) -> bool:
         found = read_fields(
             message,
-            {"seq": _SEQ, "prev": _SEQ, "server_time": TIME_MS, "data": _object},
+            {"seq": _SEQ, "prev": _SEQ, "server_time": TIME_MS, "data": an_object},
             {"detected_at": or_null(TIME_MS)},
             others_allowed=True,
         )
@@ -191,7 +186,7 @@ class Mirror:
         return False
 
     def _master(self, message: Mapping[str, Any]) -> bool:
-        found = read_fields(message, {"data": _object}, others_allowed=True)
+        found = read_fields(message, {"data": an_object}, others_allowed=True)
         entry = read_fields(
             found["data"],
             {"master": USERNAME, "online": boolean},

@@ -22,9 +22,10 @@ from typing import Any, Final
 
 from account import Deal, Entry, Order, OrderEnd, Position, Reading
 from api_client import Api, ApiDown, ApiRefused
-from config import ConfigError, SenderConfig, load_sender
+from config import SenderConfig, load_sender
 from console import NoModule, Spoken, load_module, log_to
 from ledger import LedgerError, OneInstance, SenderLedger, WrongLedger
+from settings_file import ConfigError
 from signals import (
     NOTHING,
     BadField,

@@ -323,6 +323,12 @@ def boolean(value: Any) -> bool:
     return value
 
 
+def an_object(value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise ValueError("must be an object")
+    return value
+
+
 def or_null(check: Check) -> Check:
     """What `check` takes, or null."""
     return lambda value: None if value is None else check(value)

@@ -55,9 +55,7 @@ class Rule:
     expires: float  # by the broker's clock
     released: threading.Event = field(default_factory=threading.Event)
 
-    def applies(self, name: str, args: dict[str, Any], pid: int, now: float) -> bool:
-        if self.left == 0 or now >= self.expires:
-            return False
+    def applies(self, name: str, args: dict[str, Any], pid: int) -> bool:
         if self.function == "*":
             reads_only = self.outcome in ("disconnected", "stale_empty")
             if name not in READS if reads_only else name in ("initialize", "login"):
@@ -126,35 +124,36 @@ class Faults:
 
     def take(self, name: str, args: dict[str, Any], pid: int) -> Rule | None:
         """The fault this call meets, used up by one."""
-        now = self._clock()
         self._forget_spent()
         for rule in self.rules:
-            if rule.outcome != "late" and rule.applies(name, args, pid, now):
-                if rule.left is not None:
-                    rule.left -= 1
-                self._forget_spent()
+            if rule.outcome != "late" and rule.applies(name, args, pid):
+                self._use(rule)
                 return rule
         return None
 
     def offline(self, pid: int) -> bool:
         """Whether the terminal is to look disconnected from its server."""
-        now = self._clock()
-        cuts = (rule for rule in self.rules if rule.outcome == "disconnected")
-        return any(rule.left != 0 and now < rule.expires and rule.meets(pid) for rule in cuts)
+        self._forget_spent()
+        return any(rule.outcome == "disconnected" and rule.meets(pid) for rule in self.rules)
 
     def closing_delay(self) -> int:
         """Milliseconds by which the deal that is being made reaches the history late."""
-        now = self._clock()
+        self._forget_spent()
         for rule in self.rules:
-            if rule.outcome == "late" and rule.applies(rule.function, {}, rule.details.get("pid", 0), now):
-                if rule.left is not None:
-                    rule.left -= 1
-                self._forget_spent()
+            if rule.outcome == "late":
+                self._use(rule)
                 return round(rule.number("seconds", 3) * 1000)
         return 0
 
+    def _use(self, rule: Rule) -> None:
+        if rule.left is not None:
+            rule.left -= 1
+        self._forget_spent()
+
     def _forget_spent(self) -> None:
-        self.rules = [rule for rule in self.rules if rule.left != 0 and self._clock() < rule.expires]
+        if self.rules:
+            now = self._clock()
+            self.rules = [rule for rule in self.rules if rule.left != 0 and now < rule.expires]
 
     def clear(self) -> None:
         for rule in self.rules:

@@ -226,7 +226,10 @@ class RequestHandler(BaseHTTPRequestHandler):
         self.adopted = self.close_connection = True
         self.connection.setblocking(False)
         buffered: Any = self.rfile
-        early = buffered.peek()  # what came with the request; a socket that does not block gives nothing new
+        try:
+            early = buffered.peek()  # what came with the request; a socket that does not block gives nothing new
+        except ssl.SSLWantReadError:
+            early = b""
         adopt(self.connection, early)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:

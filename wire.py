@@ -31,7 +31,7 @@ CLOSING_S: Final = 2.0  # how long the other side has to answer a close
 LOOK_S: Final = 1.0  # between two looks at all connections
 ASLEEP_S: Final = 5.0  # later than this: the computer slept, and nobody can be blamed for silence
 MOST_BACKLOG: Final = 1 << 20  # bytes that wait for one reader ...
-MOST_FRAMES: Final = 1024  # ... or frames, before it is dropped
+MOST_FRAMES: Final = 4096  # ... or frames, before it is dropped
 MOST_MESSAGE: Final = 64 << 10  # bytes of one message from the other side
 AT_ONCE: Final = 64 << 10
 SOCKETS_PER_THREAD: Final = 400 if sys.platform == "win32" else 100_000
@@ -262,11 +262,17 @@ class SocketThread:
     def _append(self, connection: WebSocket, whole_frame: bytes) -> None:
         if connection not in self._sockets or connection.closing_at is not None:
             return
-        if connection.backlog > MOST_BACKLOG or len(connection.outbox) > MOST_FRAMES:
+        if self._is_full(connection):
+            self._flush(connection)  # much may have been queued at once: it had no chance to go out yet
+        if self._is_full(connection):
             self._over(connection, TOO_SLOW, f"too slow: {connection.backlog} bytes waiting")
             return
         connection.outbox.append(whole_frame)
         connection.backlog += len(whole_frame)
+
+    @staticmethod
+    def _is_full(connection: WebSocket) -> bool:
+        return connection.backlog > MOST_BACKLOG or len(connection.outbox) > MOST_FRAMES
 
     def _flush(self, connection: WebSocket) -> None:
         """Write as much as the socket takes without waiting."""

@@ -190,6 +190,7 @@ class Serving:
         self.url = url
         self.tokens = tokens
         self.session = requests.Session()
+        self.session.trust_env = False  # a proxy or a CA file in the environment is not for this
         self.listening: list[Listening] = []
 
     def user(self, name: str, role: Role | str = Role.CLIENT) -> Caller:

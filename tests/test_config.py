@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 import config
 import settings_file
-from config import ApiSettings, ConfigError, Mistake, Module, Mt5Settings, load_client, load_sender
+from config import ApiSettings, Module, Mt5Settings, load_client, load_sender
 from safety import Copying, Limits, Mode, Sizing
+from settings_file import ConfigError, Mistake
 
 ROOT = Path(config.__file__).resolve().parent
 

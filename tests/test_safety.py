@@ -97,7 +97,11 @@ EDGES: list[tuple[str, dict[str, Any], Reason | None]] = [
     ("close_only", {"copying": Copying.CLOSE_ONLY}, Reason.NOT_COPYING),
     ("paused", {"copying": Copying.PAUSED}, Reason.NOT_COPYING),
     ("flatten", {"copying": Copying.FLATTEN}, Reason.NOT_COPYING),
-    ("no trading", {"account": replace(ACCOUNT, trading_refused="trading is switched off")}, Reason.TRADING_NOT_ALLOWED),
+    (
+        "no trading",
+        {"account": replace(ACCOUNT, trading_refused="trading is switched off")},
+        Reason.TRADING_NOT_ALLOWED,
+    ),
     ("drawdown at its limit", {"account": replace(ACCOUNT, equity=D(9000))}, None),
     ("drawdown above it", {"account": replace(ACCOUNT, equity=D("8999.99"))}, Reason.DRAWDOWN),
     ("highest equity unknown", {"highest_equity": D(0)}, Reason.DRAWDOWN),

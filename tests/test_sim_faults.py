@@ -350,6 +350,14 @@ def test_the_deal_of_a_close_may_reach_the_history_late(desk: Desk):
     assert len(desk.mt5.history_orders_get(position=position)) == 2
 
 
+def test_a_late_history_may_end_by_the_clock(desk: Desk):
+    position = desk.mt5.order_send(GOOD).order
+    desk.mt5.inject("history_deals_get", "late", times=None, seconds=3, lasts=1)
+    desk.pass_time(1)
+    desk.mt5.sim_close_by_hand(position)
+    assert len(desk.mt5.history_deals_get(position=position)) == 2
+
+
 # ---- who is hit, and mistakes
 
 

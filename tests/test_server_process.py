@@ -1,0 +1,312 @@
+"""The server as people start it: its command line, its files, its end, and what a kill leaves behind."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import websocket
+from server_kit import ORIGINAL_SIGNAL, PASSWORD
+
+from server import default_registration, is_loopback
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVER = str(ROOT / "server.py")
+
+
+class Process:
+    """A started server; `lines` is what it has printed."""
+
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+        self.child = subprocess.Popen(
+            [sys.executable, SERVER, "--port", "0", "--database", str(folder / "server.db"), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "AIBOT_ADMIN_PASSWORD": PASSWORD, **environment},
+            cwd=folder,
+        )
+        self.lines: list[str] = []
+        self.url = ""
+        self._listening = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        assert self._listening.wait(30), self.lines
+        assert self.url, self.lines
+
+    def _read(self) -> None:
+        assert self.child.stdout is not None
+        for line in self.child.stdout:
+            self.lines.append(line)
+            found = re.match(r"listening on (\S+)", line)
+            if found:
+                self.url = found[1]
+                self._listening.set()
+        self._listening.set()
+
+    def token(self, username: str, password: str = PASSWORD) -> str:
+        answer = self.call("POST", "/token", None, {"username": username, "password": password})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["access_token"])
+
+    def call(self, method: str, path: str, token: str | None, body: Any = None) -> requests.Response:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        with requests.Session() as session:
+            session.trust_env = False
+            return session.request(method, self.url + path, json=body, headers=headers, timeout=20)
+
+    def kill(self) -> None:
+        self.child.kill()
+        self.ended()
+
+    def ended(self) -> int:
+        code = self.child.wait(20)
+        self._reader.join(20)
+        assert self.child.stdout is not None
+        self.child.stdout.close()
+        return code
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    started: list[Process] = []
+
+    def make(*options: str, **environment: str) -> Process:
+        started.append(Process(tmp_path, *options, **environment))
+        return started[-1]
+
+    yield make
+    for process in started:
+        process.kill()
+
+
+def command(folder: Path, *arguments: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, SERVER, *arguments],
+        input=typed,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **environment},
+        timeout=60,
+        check=False,
+    )
+
+
+def test_what_was_answered_survives_a_kill(start: Callable[..., Process], tmp_path: Path) -> None:
+    command(tmp_path, "adduser", "master_user", "--role", "master", "--database", "server.db", typed=PASSWORD)
+    server = start()
+    token = server.token("master_user")
+    answers = [server.call("POST", "/signal/broadcast", token, ORIGINAL_SIGNAL).json() for _ in range(5)]
+    server.call("POST", "/signal/close", token, {"ticket": answers[0]["ticket"]})
+    server.kill()
+
+    server = start()
+    listening = websocket.create_connection(
+        server.url.replace("http", "ws") + "/ws", header=[f"Authorization: Bearer {token}"], timeout=20
+    )
+    book = json.loads(listening.recv())
+    listening.shutdown()
+    assert book["seq"] == 6
+    assert [t["ticket"] for t in book["data"]["trades"]] == [answer["ticket"] for answer in answers[1:]]
+    assert server.call("POST", "/signal/broadcast", token, ORIGINAL_SIGNAL).json()["seq"] == 7
+
+
+def test_the_first_start_prints_the_administrators_password_once(start: Callable[..., Process]) -> None:
+    server = start(AIBOT_ADMIN_PASSWORD="")
+    [line] = [line for line in server.lines if "password" in line]
+    password = re.search(r"password: (\S+)", line)
+    assert password is not None
+    assert server.call("GET", "/users/", server.token("admin", password[1])).status_code == 200
+    server.kill()
+    server = start(AIBOT_ADMIN_PASSWORD="")
+    assert not [line for line in server.lines if "password" in line]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX rights")
+def test_secret_and_database_are_the_owners_alone(start: Callable[..., Process], tmp_path: Path) -> None:
+    start()
+    for name in ("server.db", "server.secret"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    assert len((tmp_path / "server.secret").read_bytes()) == 32
+
+
+def test_a_token_outlives_a_restart_and_not_the_secret(start: Callable[..., Process], tmp_path: Path) -> None:
+    server = start()
+    token = server.token("admin")
+    server.kill()
+    server = start()
+    assert server.call("GET", "/users/", token).status_code == 200
+    server.kill()
+    (tmp_path / "server.secret").unlink()
+    server = start()
+    assert server.call("GET", "/users/", token).status_code == 401
+
+
+def test_a_short_secret_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "server.secret").write_bytes(b"secret")
+    ended = command(tmp_path, "--port", "0", "--database", "server.db")
+    assert ended.returncode == 1
+    assert "6 bytes instead of 32" in ended.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_an_interrupted_server_says_goodbye_and_ends_cleanly(start: Callable[..., Process], number: int) -> None:
+    server = start()
+    listening = websocket.create_connection(
+        server.url.replace("http", "ws") + "/ws",
+        header=[f"Authorization: Bearer {server.token('admin')}"],
+        timeout=20,
+    )
+    server.child.send_signal(number)
+    opcode, data = 0, b""
+    while opcode != websocket.ABNF.OPCODE_CLOSE:
+        opcode, data = listening.recv_data(control_frame=True)
+    assert int.from_bytes(data[:2], "big") == 1001
+    listening.shutdown()
+    assert server.ended() == 0
+    assert not [line for line in server.lines if "Traceback" in line]
+
+
+def test_a_taken_port_is_said_clearly(start: Callable[..., Process], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = command(tmp_path, "--port", str(port), "--database", "other.db")
+    assert ended.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_database_has_one_server(start: Callable[..., Process], tmp_path: Path) -> None:
+    start()
+    ended = command(tmp_path, "--port", "0", "--database", "server.db")
+    assert ended.returncode == 1
+    assert "another server is using this database" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "70000"], "0 to 65535"),
+        (["--registration", "maybe"], "invalid"),
+        (["--tls-key", "key.pem"], "--tls-key needs --tls-cert"),
+        (["--tls-cert", "nothing.pem"], "certificate cannot be used"),
+        (["--database", "nowhere/a.db"], "nowhere"),
+        (["adduser", "new_user"], "--role"),
+        (["adduser", "x", "--role", "client"], "3 to 64"),
+        (["adduser", "new_user", "--role", "client"], "8 to 128"),
+        (["passwd", "nobody"], "no user nobody"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_use_is_said_clearly(tmp_path: Path, arguments: list[str], words: str) -> None:
+    ended = command(tmp_path, *arguments, typed="short\n")
+    assert ended.returncode in (1, 2)
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_weak_administrator_password_stops_the_start(tmp_path: Path) -> None:
+    ended = command(tmp_path, "--port", "0", AIBOT_ADMIN_PASSWORD="short")
+    assert ended.returncode == 1
+    assert "AIBOT_ADMIN_PASSWORD must be 8 to 128 characters" in ended.stderr
+
+
+def test_users_are_made_and_changed_while_the_server_runs(start: Callable[..., Process], tmp_path: Path) -> None:
+    server = start()
+    added = command(
+        tmp_path, "adduser", "client_user", "--role", "client", "--database", "server.db", AIBOT_USER_PASSWORD=PASSWORD
+    )
+    assert (added.returncode, added.stdout.strip()) == (0, "client client_user added to server.db")
+    twice = command(tmp_path, "adduser", "CLIENT_user", "--role", "client", "--database", "server.db", typed=PASSWORD)
+    assert "there is a user CLIENT_user already" in twice.stderr
+    listed = command(tmp_path, "users", "--database", "server.db")
+    assert [line.split()[1:3] for line in listed.stdout.splitlines()] == [["admin", "admin"], ["client_user", "client"]]
+
+    token = server.token("client_user")
+    listening = websocket.create_connection(
+        server.url.replace("http", "ws") + "/ws", header=[f"Authorization: Bearer {token}"], timeout=20
+    )
+    changed = command(tmp_path, "passwd", "client_user", "--database", "server.db", typed="another horse\n")
+    assert changed.returncode == 0
+    opcode, data = 0, b""
+    while opcode != websocket.ABNF.OPCODE_CLOSE:
+        opcode, data = listening.recv_data(control_frame=True)
+    assert int.from_bytes(data[:2], "big") == 4403
+    listening.shutdown()
+    assert server.call("GET", "/signals", token).status_code == 401
+    assert server.token("client_user", "another horse")
+
+
+def test_registration_is_open_on_loopback_and_waits_for_approval_elsewhere(
+    start: Callable[..., Process],
+) -> None:
+    assert any("registration open" in line for line in start().lines)
+    assert [str(default_registration(host)) for host in ("127.0.0.1", "::1", "localhost")] == ["open"] * 3
+    assert [str(default_registration(host)) for host in ("0.0.0.0", "::", "10.0.0.5", "trade.example")] == [
+        "approval"
+    ] * 4
+    assert not is_loopback("127.0.0.1.evil.example")
+
+
+def test_the_console_tells_what_happens_in_lines_and_never_a_secret(
+    start: Callable[..., Process], tmp_path: Path
+) -> None:
+    server = start()
+    admin = server.token("admin")
+    made = {"username": "master_user", "password": "canary-password-1", "role": "master"}
+    server.call("POST", "/users/", admin, made)
+    master = server.token("master_user", "canary-password-1")
+    listening = websocket.create_connection(
+        server.url.replace("http", "ws") + "/ws", header=[], subprotocols=["bearer", admin], timeout=20
+    )
+    listening.recv()
+    server.call("POST", "/signal/broadcast", master, ORIGINAL_SIGNAL)
+    server.call("POST", "/token", None, {"username": "x\n2026-11-22 forged line", "password": "canary-password-2"})
+    server.call("GET", f"/signals?token={master}", master)
+    server.call("GET", "/a%0d%0aforged", None)
+    listening.close()
+    if sys.platform == "win32":
+        server.kill()
+    else:
+        server.child.send_signal(signal.SIGINT)
+        server.ended()
+    printed = "".join(server.lines)
+    for words in (
+        r"database: \S+server.db created",
+        r"database: user master_user added as master",
+        r"POST /token 200 master_user 127.0.0.1 [0-9.]+ ms",
+        r"websocket: admin \(admin\) connected from 127.0.0.1:\d+, 1 connected",
+        r"database: seq 1 stored: signal BUY 0.1 EURUSD position ticket 8000000000000000 of master_user",
+        r"broadcast: seq 1 signal BUY 0.1 EURUSD ticket 8000000000000000 to 1 connections in [0-9.]+ ms",
+        r"POST /signal/broadcast 201 master_user",
+        r"log-in of .* from 127.0.0.1 refused",
+        r"websocket: admin disconnected from 127.0.0.1:\d+: 100\d ",
+        r"GET /a\\r\\nforged 404",
+    ):
+        assert re.search(words, printed), (words, printed)
+    assert not [line for line in server.lines if line.startswith(("2026-11-22 forged", "forged"))]
+    for secret in ("canary-password", PASSWORD, admin, master, admin.split(".")[1]):
+        assert secret not in printed
+
+
+def test_a_hanging_request_does_not_keep_the_server_from_ending(start: Callable[..., Process]) -> None:
+    server = start()
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as hanging:
+        hanging.sendall(b"POST /token HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+        with contextlib.suppress(AttributeError):
+            server.child.send_signal(signal.SIGTERM)
+        assert server.ended() is not None

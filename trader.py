@@ -1,0 +1,430 @@
+"""Carries out what was planned and writes down what was seen: the only code that trades, and that changes the ledger.
+
+It never sends an order before the intent is committed, and never one again whose outcome is unknown. Every change of a
+copy goes to the ledger together with the report for the server, in one transaction, and to the log in one line.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, Final
+
+from account import Order, Position, Reading
+from config import ClientConfig
+from console import Spoken
+from copies import LIVE, Copy, Ended, Observation, Reduced, Seen, State, tag_of
+from ledger import CopierLedger, LedgerError
+from mirror import CopyKey, Held, Mirror
+from plan import Close, Inherit, Move, Open, Reduce, Refuse, Remove, Rules, SetStops, Step
+from safety import Reason
+from signals import Kind, Trade
+from terminal import Outcome, Terminal, Verdict
+
+log = logging.getLogger(__name__)
+
+REST_S: Final = (0.25, 0.25, 0.5, 1.0, 2.0, 5.0)  # after a step was done; after its first, second, … refusal
+# A close is meant to be filled at whatever price there is; only Request and Instant execution look at this at all.
+CLOSE_DEVIATION_POINTS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When an open passed each station, UTC ms: for the report of latencies, never for a decision."""
+
+    detected_at: int
+    server_time: int
+    received_at: int
+    sent_at: int
+    filled_at: int
+
+
+class Trader:
+    """The hand of the copier. For the one thread that owns the terminal."""
+
+    def __init__(
+        self, terminal: Terminal, ledger: CopierLedger, config: ClientConfig, mirror: Mirror, clock: Any = time
+    ) -> None:
+        self._terminal = terminal
+        self._ledger = ledger
+        self._config = config
+        self._mirror = mirror
+        self._clock = clock
+        self._rest: dict[tuple[CopyKey, type], tuple[float, int]] = {}  # until when, after how many refusals
+        self._last_refusal: dict[CopyKey, Reason] = {}
+        self._times: dict[CopyKey, Times] = {}
+        self._spoken = Spoken(log)
+
+    def not_before(self) -> dict[tuple[CopyKey, type], float]:
+        """The steps that rest, and until when (monotonic seconds)."""
+        return {key: until for key, (until, _) in self._rest.items()}
+
+    def forget(self, needed: Iterable[CopyKey]) -> None:
+        """Keep in memory only what concerns these trades."""
+        keep = set(needed)
+        self._last_refusal = {key: value for key, value in self._last_refusal.items() if key in keep}
+        self._rest = {key: value for key, value in self._rest.items() if key[0] in keep}
+        self._times = {key: value for key, value in self._times.items() if key in keep}
+
+    # -- what was seen
+
+    def record(self, seen: Observation) -> None:
+        """Bring the ledger up to what the account shows."""
+        for news in seen.news:
+            match news:
+                case Seen():
+                    self._saw(news)
+                case Ended():
+                    self._ended(news)
+                case Reduced():
+                    self._reduced(news)
+        for trade, thing in seen.adopted:
+            self._adopt(trade, thing)
+        for thing in seen.strangers:
+            self._spoken.say(
+                f"stranger {thing.identifier}",
+                f"{thing.action} {thing.volume} {thing.symbol} #{thing.identifier} ({thing.comment!r}) has our magic "
+                "but belongs to no trade that this copier knows: it is not touched",
+                logging.WARNING,
+            )
+        for copy in seen.doubt:
+            self._spoken.say(
+                f"doubt {copy.key}",
+                f"{named(copy)} #{copy.client_ticket} is not on the account and nothing shows why: waiting for proof",
+                logging.WARNING,
+            )
+
+    def _saw(self, seen: Seen) -> None:
+        copy = self._ledger.copies.get(seen.copy.key, seen.copy)
+        filled = copy.client_kind is Kind.ORDER and seen.kind is Kind.POSITION
+        begins = copy.state in (State.OPENING, State.UNKNOWN) or copy.state not in LIVE
+        now = replace(copy, client_kind=seen.kind, client_ticket=seen.ticket, current=seen.volume)
+        if begins or filled:
+            now = replace(now, volume=seen.volume)
+        if begins:
+            now = replace(now, state=State.OPEN, reason="", detail="")
+        if begins and copy.state is State.OPENING and copy.key in self._times:
+            times = self._times.pop(copy.key)
+            report = self._report("opened", now, price=seen.price, times=times)
+            words = "placed" if seen.kind is Kind.ORDER else "opened"
+            took = f", {times.filled_at - times.detected_at} ms after it was detected" if times.detected_at else ""
+            log.info("%s %s at %s as #%d%s", words, named(now), seen.price, seen.ticket, took)
+        elif begins:
+            report = self._report("adopted", now, price=seen.price)
+            log.warning("adopted %s: it is on the account as #%d (was %s)", named(now), seen.ticket, copy.state)
+        elif filled:
+            report = self._report("opened", now, price=seen.price, detail="pending order filled")
+            log.info("filled %s at %s, #%d", named(now), seen.price, seen.ticket)
+        else:
+            report = None
+            log.info("volume of %s #%d is now %s", named(now), seen.ticket, seen.volume)
+        self._ledger.record(now, reports=[report] if report else [])
+
+    def _ended(self, ended: Ended) -> None:
+        copy = self._ledger.copies.get(ended.copy.key, ended.copy)
+        reason = copy.reason if copy.state is State.CLOSING and copy.reason else str(ended.reason)
+        now = replace(copy, state=ended.state, current=Decimal(0), reduce_to=None, reason=reason, detail=ended.detail)
+        event = str(ended.state)
+        if ended.state is State.CLOSED and copy.client_kind is Kind.ORDER:
+            event = "cancelled"
+        deal = ended.deal
+        report = self._report(event, now, price=deal.price if deal else None, volume=copy.current or copy.volume)
+        self._ledger.record(now, reports=[report])
+        loud = ended.state in (State.UNKNOWN, State.FAILED)
+        log.log(logging.ERROR if loud else logging.INFO, "%s %s: %s", event, named(now), ended.detail)
+
+    def _reduced(self, news: Reduced) -> None:
+        copy = self._ledger.copies[news.copy.key]
+        now = replace(copy, reduce_to=None)
+        self._ledger.record(now, reports=[self._report("reduced", now, volume=now.current)] if news.done else [])
+        if news.done:
+            log.info("reduced %s to %s lots", named(now), now.current)
+        else:
+            log.warning("the reduction of %s to %s lots left no trace: it is planned anew", named(now), copy.reduce_to)
+
+    def _adopt(self, trade: Trade, thing: Position | Order) -> None:
+        """Take up a position or order that carries the tag of a trade which this ledger knows nothing of."""
+        copy = replace(
+            self._new_copy(trade, thing.symbol, thing.volume),
+            state=State.OPEN,
+            current=thing.volume,
+            client_kind=thing.kind,
+            client_ticket=thing.identifier,
+        )
+        self._ledger.record(copy, reports=[self._report("adopted", copy, price=thing.price)])
+        log.warning("adopted %s: it is on the account as #%d", named(copy), copy.client_ticket)
+
+    # -- acting
+
+    def do(self, step: Step, reading: Reading, rules: Rules) -> None:
+        """Carry out one step. Raises `LedgerError` when its intent could not be stored; then it was not carried out."""
+        match step:
+            case Open():
+                self._open(step, reading, rules)
+            case Refuse():
+                self._refuse(step)
+            case Close():
+                self._close(step, rules)
+            case Reduce():
+                self._reduce(step, rules)
+            case Remove():
+                self._remove(step)
+            case SetStops():
+                outcome = self._terminal.modify_position(step.position, sl=step.sl, tp=step.tp)
+                self._moved(step, outcome, step.copy, f"SL {step.sl} TP {step.tp}")
+            case Move():
+                outcome = self._terminal.modify_order(
+                    step.order,
+                    price=step.price,
+                    stoplimit=step.stoplimit,
+                    sl=step.sl,
+                    tp=step.tp,
+                    expiration=step.expiration,
+                )
+                self._moved(step, outcome, step.copy, f"price {step.price} SL {step.sl} TP {step.tp}")
+            case Inherit():
+                self._inherit(step)
+
+    def _new_copy(self, trade: Trade, symbol: str, volume: Decimal) -> Copy:
+        key = (trade.master, *trade.key)
+        return Copy(
+            master=trade.master,
+            kind=trade.kind,
+            ticket=trade.ticket,
+            state=State.OPENING,
+            tag=tag_of(key),
+            symbol=symbol,
+            action=trade.action,
+            magic=self._config.magic,
+            source=trade.source,
+            epoch=self._mirror.epoch,
+            volume=volume,
+            master_volume=trade.volume,
+        )
+
+    def _open(self, step: Open, reading: Reading, rules: Rules) -> None:
+        trade, allowed = step.held.trade, step.allowed
+        symbol = allowed.symbol
+        copy = replace(
+            self._new_copy(trade, symbol.name, allowed.volume),
+            after_ticket=max((t.identifier for t in reading.everything), default=0),
+        )
+        if allowed.capped_from is not None:
+            log.warning(
+                "%s: the broker's maximum is %s lots, the rule asked for %s",
+                named(copy), allowed.volume, allowed.capped_from,
+            )  # fmt: skip
+        self._ledger.record(copy)  # the intent: from here on this order is never sent a second time
+        sent_at = self._wall_ms()
+        common: dict[str, Any] = {"sl": step.sl, "tp": step.tp, "magic": rules.magic, "comment": copy.tag}
+        if trade.kind is Kind.POSITION:
+            outcome = self._terminal.open(symbol, trade.action, allowed.volume, deviation=allowed.deviation, **common)
+        else:
+            outcome = self._terminal.place(
+                symbol,
+                trade.action,
+                allowed.volume,
+                price=step.price,
+                stoplimit=step.stoplimit,
+                expiration=step.expiration,
+                **common,
+            )
+        held = step.held
+        received_at = self._wall_ms() - int((self._clock.monotonic() - held.received) * 1000)
+        match outcome.verdict:
+            case Verdict.DONE:
+                self._times[copy.key] = Times(held.detected_at, held.server_time, received_at, sent_at, self._wall_ms())
+                self._ledger.record(replace(copy, order=outcome.order))
+            case Verdict.UNKNOWN:
+                self._ledger.record(replace(copy, order=outcome.order))
+                log.error(
+                    "outcome unknown of %s: %s. Looked for on the account, never sent again",
+                    named(copy),
+                    _answer(outcome),
+                )
+            case Verdict.LATER:
+                self._ledger.withdraw(copy)
+                self._rests(copy.key, Open, outcome)
+                self._note_refusal(held, Reason.BROKER_BUSY, _answer(outcome), {"code": outcome.code})
+            case Verdict.REFUSED:
+                failed = replace(copy, state=State.FAILED, reason=str(Reason.BROKER_REFUSED), detail=_answer(outcome))
+                report = self._report("failed", failed, numbers={"code": outcome.code})
+                self._ledger.record(failed, reports=[report])
+                log.error("not opened %s: %s", named(copy), _answer(outcome))
+
+    def _refuse(self, step: Refuse) -> None:
+        refusal = step.refusal
+        key = (step.held.trade.master, *step.held.trade.key)
+        if not refusal.final:
+            self._note_refusal(step.held, refusal.reason, refusal.detail, refusal.numbers)
+            return
+        reason, detail = refusal.reason, refusal.detail
+        before = self._last_refusal.get(key)
+        if reason is Reason.TOO_OLD and before is not None:
+            reason, detail = before, f"{detail}; until then refused because of {before}"
+        self._skip(step.held, reason, detail, refusal.numbers)
+
+    def _note_refusal(self, held: Held, reason: Reason, detail: str, numbers: Mapping[str, Any]) -> None:
+        """Log and report a refusal once, and again when its reason changes."""
+        trade = held.trade
+        key = (trade.master, *trade.key)
+        if self._last_refusal.get(key) is reason:
+            return
+        self._last_refusal[key] = reason
+        log.warning("refused %s %s of %s #%d: %s: %s", trade.action, trade.symbol, *_who(trade), reason, detail)
+        copy = replace(self._new_copy(trade, trade.symbol, trade.volume), reason=str(reason), detail=detail)
+        self._ledger.record(reports=[self._report("refused", copy, numbers=numbers)])
+
+    def _skip(self, held: Held, reason: Reason, detail: str, numbers: Mapping[str, Any]) -> None:
+        trade = held.trade
+        copy = self._new_copy(trade, trade.symbol, trade.volume)
+        skipped = replace(copy, state=State.SKIPPED, reason=str(reason), detail=detail)
+        self._ledger.record(skipped, reports=[self._report("skipped", skipped, numbers=numbers)])
+        log.warning("skipped %s %s of %s #%d: %s: %s", trade.action, trade.symbol, *_who(trade), reason, detail)
+
+    def _close(self, step: Close, rules: Rules) -> None:
+        copy, position = step.copy, step.position
+        self._mark_closing(copy, step.reason)
+        symbol = self._terminal.symbol(position.symbol)
+        if symbol is None:
+            self._spoken.say(f"close {copy.key}", f"{named(copy)}: the broker no longer knows {position.symbol}")
+            return
+        outcome = self._terminal.close_position(
+            position,
+            position.volume,
+            symbol,
+            deviation=CLOSE_DEVIATION_POINTS,
+            magic=rules.magic,
+            comment=copy.tag,
+        )
+        self._after_close(step, copy, outcome)
+
+    def _remove(self, step: Remove) -> None:
+        self._mark_closing(step.copy, step.reason)
+        self._after_close(step, step.copy, self._terminal.remove_order(step.order))
+
+    def _mark_closing(self, copy: Copy, reason: Reason) -> None:
+        if copy.state is State.CLOSING:
+            return
+        closing = replace(copy, state=State.CLOSING, reason=str(reason))
+        try:
+            self._ledger.record(closing)
+        except LedgerError as error:  # a close is harmless to repeat and must not wait for the disk
+            self._ledger.copies[copy.key] = closing
+            log.error("closing %s although the ledger cannot be written: %s", named(copy), error)
+
+    def _after_close(self, step: Close | Remove, copy: Copy, outcome: Outcome) -> None:
+        if outcome.verdict is not Verdict.DONE:
+            level = logging.ERROR
+            self._spoken.say(
+                f"close {copy.key}", f"not closed yet {named(copy)}: {_answer(outcome)}; tried again", level
+            )
+        else:
+            log.info("close sent for %s #%d: %s", named(copy), copy.client_ticket, _answer(outcome))
+        self._rests(copy.key, type(step), outcome)
+
+    def _reduce(self, step: Reduce, rules: Rules) -> None:
+        copy, position = step.copy, step.position
+        symbol = self._terminal.symbol(position.symbol)
+        if symbol is None:
+            return
+        intent = replace(copy, reduce_to=step.to)
+        self._ledger.record(intent)  # like an open, a part must not be closed twice
+        outcome = self._terminal.close_position(
+            position,
+            position.volume - step.to,
+            symbol,
+            deviation=CLOSE_DEVIATION_POINTS,
+            magic=rules.magic,
+            comment=copy.tag,
+        )
+        self._rests(copy.key, Reduce, outcome)
+        if outcome.verdict is Verdict.DONE:
+            log.info("reduction of %s to %s lots sent: %s", named(copy), step.to, _answer(outcome))
+            return
+        self._spoken.say(f"reduce {copy.key}", f"not reduced yet {named(copy)}: {_answer(outcome)}", logging.ERROR)
+        if outcome.verdict is not Verdict.UNKNOWN:
+            self._ledger.record(replace(intent, reduce_to=None))
+
+    def _moved(self, step: SetStops | Move, outcome: Outcome, copy: Copy, words: str) -> None:
+        self._rests(copy.key, type(step), outcome)
+        topic = f"move {copy.key}"
+        if outcome.verdict is Verdict.DONE:
+            self._spoken.clear(topic, "")
+            log.info("modified %s: %s", named(copy), words)
+            self._ledger.record(reports=[self._report("modified", copy, detail=words)])
+        else:
+            self._spoken.say(topic, f"not modified yet {named(copy)} to {words}: {_answer(outcome)}", logging.ERROR)
+
+    def _inherit(self, step: Inherit) -> None:
+        """The order's copy filled and the master's order did too: from now on it is the copy of the position."""
+        of_order, trade = step.copy, step.trade
+        heir = replace(
+            of_order, kind=Kind.POSITION, state=State.OPEN, reason="", tag=tag_of((trade.master, *trade.key))
+        )
+        ended = replace(of_order, state=State.CLOSED, reason=str(Reason.FILLED), client_kind=None, client_ticket=0)
+        self._ledger.record(ended, heir)
+        log.info("%s goes on as the copy of the position #%d", named(of_order), trade.ticket)
+
+    def _rests(self, key: CopyKey, kind: type, outcome: Outcome) -> None:
+        """The same step rests: after it was done until the account shows it, after a refusal longer each time."""
+        _, refusals = self._rest.get((key, kind), (0.0, 0))
+        refusals = 0 if outcome.verdict is Verdict.DONE else refusals + 1
+        self._rest[key, kind] = (self._clock.monotonic() + REST_S[min(refusals, len(REST_S) - 1)], refusals)
+
+    # -- telling
+
+    def _wall_ms(self) -> int:
+        return int(self._clock.time() * 1000)
+
+    def _report(
+        self,
+        event: str,
+        copy: Copy,
+        *,
+        price: Decimal | None = None,
+        volume: Decimal | None = None,
+        detail: str = "",
+        numbers: Mapping[str, Any] | None = None,
+        times: Times | None = None,
+    ) -> dict[str, Any]:
+        """One entry for POST /executions."""
+        report: dict[str, Any] = {
+            "event": event,
+            "at": self._wall_ms(),
+            "master": copy.master,
+            "kind": copy.kind,
+            "ticket": copy.ticket,
+            "symbol": copy.symbol,
+            "action": copy.action,
+            "volume": copy.volume if volume is None else volume,
+            "login": self._config.mt5.login,
+        }
+        if price is not None:
+            report["price"] = price
+        if copy.client_ticket:
+            report["client_ticket"] = copy.client_ticket
+        if copy.reason:
+            report["reason"] = copy.reason
+        if detail or copy.detail:
+            report["detail"] = (detail or copy.detail)[:500]
+        if numbers:
+            report["numbers"] = dict(numbers)
+        if times is not None:
+            report.update({name: getattr(times, name) for name in Times.__slots__ if getattr(times, name)})
+        return report
+
+
+def _who(trade: Trade) -> tuple[str, int]:
+    return trade.master, trade.ticket
+
+
+def named(copy: Copy) -> str:
+    return f"{copy.action} {copy.volume} {copy.symbol} (copy of {copy.master} #{copy.ticket})"
+
+
+def _answer(outcome: Outcome) -> str:
+    return f"{outcome.code} {outcome.text}"

@@ -55,13 +55,17 @@ class Task(NamedTuple):
     in_root: bool = True
 
 
+def program(script: str, words: str) -> Task:
+    """A task that starts one of the programs, in the caller's folder."""
+    return Task(words, RUNTIME, ((str(ROOT / script), ARGS),), in_root=False)
+
+
 TASKS = {
-    "demo": Task(
-        "see trades being copied between two simulated accounts (demo --help: its options)",
-        RUNTIME,
-        ((str(ROOT / "demo.py"), ARGS),),
-        in_root=False,
-    ),
+    "demo": program("demo.py", "see trades being copied between two simulated accounts (demo --help: its options)"),
+    "server": program("server.py", "start the server (server --help: its options and commands)"),
+    "sender": program("sender.py", "start the sender, beside the provider's terminal"),
+    "copier": program("copier.py", "start the copier, beside a follower's terminal"),
+    "terminal": program("sim_terminal.py", "start a simulated terminal (terminal --help)"),
     "test": Task(
         "run the tests (arguments go to pytest, e.g. test -k safety)",
         DEVELOPMENT,

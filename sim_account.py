@@ -312,11 +312,6 @@ class Account:
             total += self.money(need)
         return total
 
-    def margin_level(self) -> Decimal:
-        """Equity in per cent of the margin; 0 without positions, as the terminal shows it."""
-        margin = self.margin()
-        return self.equity() / margin * 100 if margin else D(0)
-
     def tick_values(self, spec: SymbolSpec) -> tuple[Decimal, Decimal]:
         """Worth of one tick of one lot in the account's currency, when it is a gain and when it is a loss."""
         worth = spec.trade_tick_size * spec.unit_value

@@ -97,9 +97,9 @@ class Broker:
 
     def save(self) -> None:
         """Write the state file, if there is one."""
-        self.changed = False
         if self._state is not None:
             self.account.save(self._state)
+        self.changed = False
 
     def deposit(self, amount: Decimal, comment: str = "") -> None:
         """A balance operation; a negative amount is a withdrawal."""

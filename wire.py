@@ -36,7 +36,7 @@ MOST_MESSAGE: Final = 64 << 10  # bytes of one message from the other side
 AT_ONCE: Final = 64 << 10
 SOCKETS_PER_THREAD: Final = 400 if sys.platform == "win32" else 100_000
 
-PROTOCOL_ERROR: Final = 1002
+GOING_AWAY: Final = 1001
 ONLY_TEXT: Final = 1003
 LOST: Final = 1006  # never on the wire: for the log and the metrics
 POLICY: Final = 1008
@@ -187,8 +187,9 @@ class SocketThread:
             until = None
             while until is None or (self._sockets and self._clock.monotonic() < until):
                 self.step(LOOK_S if until is None else 0.05)
-                if self._stopping and until is None:
-                    until = self._clock.monotonic() + CLOSING_S
+                if self._stopping:
+                    until = until or self._clock.monotonic() + CLOSING_S
+                    self._say_goodbye()
         except Exception:
             log.exception("%s ended", self._thread.name)
             self._failed()
@@ -198,6 +199,13 @@ class SocketThread:
             self._selector.close()
             self._wake_in.close()
             self._wake_out.close()
+
+    def _say_goodbye(self) -> None:
+        """To those whom nobody has told yet that the server is ending."""
+        for connection in list(self._sockets):
+            if connection.closing_at is None:
+                self._over(connection, GOING_AWAY, "the server is ending")
+                self._flush(connection)
 
     def step(self, longest_s: float) -> None:
         """Wait for something to do, at most `longest_s`, and do it."""

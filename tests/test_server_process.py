@@ -170,6 +170,7 @@ def test_an_interrupted_server_says_goodbye_and_ends_cleanly(start: Callable[...
         header=[f"Authorization: Bearer {server.token('admin')}"],
         timeout=20,
     )
+    listening.recv()
     server.child.send_signal(number)
     opcode, data = 0, b""
     while opcode != websocket.ABNF.OPCODE_CLOSE:

@@ -45,7 +45,7 @@ from demo_report import (
     summary,
     table,
 )
-from demo_script import Event, NotTakenUp, Reports, Stage, Trader, play
+from demo_script import Event, NotTakenUp, Reports, Stage, MasterTrader, play
 
 FAILED: Final = 1
 WRONG_USE: Final = 2
@@ -298,7 +298,7 @@ class Demo:
         try:
             if self._tape is None:
                 out.headings()
-                play(Trader(stage, options.seed, options.pace, out.chapter))
+                play(MasterTrader(stage, options.seed, options.pace, out.chapter))
                 return
             tape = self._tape
             out.say(f"Replaying {tape.positions} positions of {options.replay}.")

@@ -224,7 +224,7 @@ def cancelled(ticket: int) -> Test:
 # --- the script ------------------------------------------------------------------------------------------------------
 
 
-class Trader:
+class MasterTrader:
     """Does one thing after the other on the master and waits each time until the client shows it."""
 
     def __init__(self, stage: Stage, seed: int, pace: float, chapter: Callable[[str], None]) -> None:
@@ -351,7 +351,7 @@ class Trader:
         self._lines[ticket] = Line(POSITION, ticket, line.symbol, "SELL", line.opened, line.opened)
 
 
-def play(trader: Trader) -> None:
+def play(trader: MasterTrader) -> None:
     """The story. The client's broker and limits are those of demo.py; every line waits until the copy is there."""
     trader.chapter(
         "The master opens trades. The client takes half the lots, as its own broker's steps and limits allow."

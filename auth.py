@@ -16,7 +16,8 @@ from typing import Any, Final
 import jwt
 from werkzeug.security import check_password_hash, generate_password_hash
 
-from db import Clock, Store, Unusable, User
+from db import Store, Unusable
+from records import Clock, User
 from signals import Check
 
 ALGORITHM: Final = "HS256"
@@ -187,8 +188,12 @@ class Throttle:
             of_address.count += 1
 
     def succeeded(self, username: str, address: str) -> None:
+        """The attempt, counted as failed at first, was none."""
         with self._lock:
             self._accounts.pop((username.lower(), address), None)
+            of_address = self._addresses.get(address)
+            if of_address is not None and of_address.count > 0:
+                of_address.count -= 1
 
     def _forget_old(self, now: float) -> None:
         if len(self._accounts) + len(self._addresses) < MOST_REMEMBERED:

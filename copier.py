@@ -20,7 +20,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-from account import Reading, Symbol
+from account import MarginMode, Reading, Symbol
 from api_client import Api
 from config import ClientConfig, load_client
 from console import NoModule, Spoken, load_module, log_to
@@ -169,6 +169,9 @@ class Copier:
                 raise
             return False
         self._spoken.clear("terminal", "the account can be read again")
+        if reading.account.margin_mode is not MarginMode.HEDGING:
+            self.ended = f"account {reading.account.login} is a netting account. This version copies between hedging accounts only."
+            return False
         try:
             return self._act_on(reading, now)
         except Unreadable as problem:  # a quote or the history

@@ -45,7 +45,7 @@ from demo_report import (
     summary,
     table,
 )
-from demo_script import Event, NotTakenUp, Reports, Stage, MasterTrader, play
+from demo_script import Event, MasterTrader, NotTakenUp, Reports, Stage, play
 
 FAILED: Final = 1
 WRONG_USE: Final = 2

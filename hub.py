@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
-from db import Clock, Entry, Master, Outcome, Role, Store, Unavailable, User
+from db import Store, Unavailable
+from records import Clock, Entry, Master, Outcome, Role, User
 from safety import Sizing, wanted_volume
 from signals import BadJson, ChangeType, Trade, decode, encode, trade_for_client
 

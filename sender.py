@@ -20,7 +20,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-from account import Deal, Entry, Order, OrderEnd, Position, Reading
+from account import Deal, Entry, MarginMode, Order, OrderEnd, Position, Reading
 from api_client import Api, ApiDown, ApiRefused
 from config import SenderConfig, load_sender
 from console import NoModule, Spoken, load_module, log_to
@@ -61,6 +61,10 @@ class Superseded(Exception):
     """Another sender has taken over this master."""
 
 
+class CannotCopy(Exception):
+    """The account is of a kind that is not copied; str() says which."""
+
+
 class BrokerClock:
     """The broker's clock as quotes show it when they come in, carried on by the monotonic clock between them.
 
@@ -84,6 +88,10 @@ class BrokerClock:
         if not self._ahead or now - self._window_began > WINDOW_S:
             self._ahead, self._window_began = [ahead, *self._ahead[:1]], now
         self._ahead[0] = max(ahead, self._ahead[0])
+
+    @property
+    def known(self) -> bool:
+        return bool(self._ahead)
 
     def now_msc(self, now: float) -> int | None:
         """Broker time in ms; None while no quote has come in."""
@@ -118,7 +126,9 @@ class Sender:
         self._rest_until = 0.0
         self._failures = 0
         self._broker_clock = BrokerClock()
+        self._market_watch: set[str] | None = None
         self._last_good: float | None = None
+        self._watching_since = 0.0  # readings have been good and close together since then
         self._seen: dict[Key, Seen] = {}
         self._ageless: set[Key] = set()  # told without an age, because nothing showed it then
         self._missing_since: dict[Key, float] = {}
@@ -127,12 +137,20 @@ class Sender:
     # -- one poll
 
     def step(self) -> None:
-        """Look at the account and tell the server what is new. Raises `ConnectionLost`, `Superseded`, `LedgerError`."""
+        """Look at the account and tell the server what is new.
+
+        Raises `ConnectionLost`, `Superseded`, `CannotCopy`, `LedgerError`.
+        """
         now = self._clock.monotonic()
         if now < self._rest_until:
             return
         try:
             reading = self._terminal.read()
+            if reading.account.margin_mode is not MarginMode.HEDGING:
+                raise CannotCopy(
+                    f"account {reading.account.login} is a netting account. This version copies between hedging "
+                    "accounts only."
+                )
             trades = self._trades(reading, now)
             ages = self._ages(reading, trades, now)
             if not self._merged:
@@ -262,9 +280,17 @@ class Sender:
         Two measures, and the larger counts: the broker's clock (newest quote less time of opening), which also knows
         what happened while this program was not running, and the own monotonic clock since the trade was first seen.
         """
-        self._broker_clock.look(self._terminal.quote_times({trade.symbol for trade in trades.values()}), now)
+        symbols = {trade.symbol for trade in trades.values()}
+        if not self._broker_clock.known:
+            if self._market_watch is None:
+                self._market_watch = self._terminal.market_watch()
+            symbols |= self._market_watch
+        self._broker_clock.look(self._terminal.quote_times(symbols), now)
         broker_now = self._broker_clock.now_msc(now)
-        watched = self._last_good is not None and now - self._last_good < WATCHED_S
+        if self._last_good is None or now - self._last_good >= WATCHED_S:
+            self._watching_since = now
+        # A terminal that has just logged in may show an account bit by bit.
+        watched = now - self._watching_since >= PATIENCE_S
         opened = {(Kind.POSITION, p.identifier): p.time_msc for p in reading.positions}
         opened |= {(Kind.ORDER, o.ticket): o.time_msc for o in reading.orders}
         self._seen = {key: self._seen.get(key) or Seen(now, 0 if watched else None) for key in trades}
@@ -439,7 +465,7 @@ def run(config: SenderConfig, stop: threading.Event) -> int:
             except LedgerError as error:
                 log.error("%s", error)
                 stop.wait(1.0)
-            except Superseded as reason:
+            except (Superseded, CannotCopy) as reason:
                 log.error("stopped: %s", reason)
                 return 1
             stop.wait(max(0.0, config.poll_ms / 1000 - (time.monotonic() - started)))

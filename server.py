@@ -29,8 +29,9 @@ from typing import Any
 
 from api import Registration, Settings, create_app
 from auth import PASSWORD, Passwords, read_secret
-from db import NameTaken, Role, Store, Unavailable, Unusable, hold
+from db import NameTaken, Store, Unavailable, Unusable, hold
 from hub import VERSION, Hub
+from records import Role
 from signals import USERNAME
 from webserver import WebServer
 from wire import SocketThreads

@@ -357,6 +357,13 @@ class Terminal:
         ticks = {name: self._mt5.symbol_info_tick(name) for name in symbols}
         return {name: tick.time_msc for name, tick in ticks.items() if tick}
 
+    def market_watch(self, most: int = 20) -> set[str]:
+        """Some of the symbols that have quotes. Raises `Unreadable`."""
+        found = self._mt5.symbols_get()
+        if found is None:
+            raise self._failed("symbols_get")
+        return set([info.name for info in found if info.select and info.visible][:most])
+
     def utc_offset_s(self, symbols: set[str]) -> int | None:
         """Seconds by which the broker's clock is ahead of UTC, None while no fresh quote has shown it.
 

@@ -237,11 +237,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         self.close_connection = True
         words = message or self.responses.get(code, ("error",))[0]
         content = json.dumps({"error": {"code": "bad_request", "message": words}}).encode()
-        headers = [
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(content))),
-            ("Connection", "close"),
-        ]
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content))), ("Connection", "close")]
         log.info("request from %s refused: %d %s", self.client_address[0], code, words)
         self.wfile.write(_head(f"{int(code)} {self.responses.get(code, ('Error',))[0]}", headers) + content)
 

@@ -22,7 +22,7 @@ from typing import Final, Protocol
 
 from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 
-from db import Clock
+from records import Clock
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ import websocket
 
 from api import Registration, Settings, create_app
 from auth import Passwords, Tokens
-from db import Clock, Role, Store, User
+from db import Store
 from hub import Hub
+from records import Clock, Role, User
 from signals import Action, Kind, Trade
 from webserver import WebServer
 from wire import SocketThreads

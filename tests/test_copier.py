@@ -893,3 +893,11 @@ def test_a_filled_pending_order_survives_a_lost_ledger(follower: Follower) -> No
     follower.master_closes(filled)
     follower.look()
     assert follower.positions == []
+
+
+def test_a_netting_account_is_not_traded(follower: Follower) -> None:
+    object.__setattr__(follower.broker.settings, "margin_mode", "netting")
+    follower.master_opens(position(1))
+    follower.look(1)
+    assert "netting" in follower.copier.ended
+    assert follower.opened() == 0

@@ -198,7 +198,7 @@ def test_an_order_that_filled_in_part_before_it_was_cancelled_has_not_failed() -
     assert look(COPY, evidence=Evidence(past, (deal(Entry.IN, "0.04"),))).news == ()
 
 
-# --- open copies -------------------------------------------------------------------------------------------------------
+# --- open copies -----------------------------------------------------------------------------------------------------
 
 
 def test_a_copy_that_is_shown_as_known_is_no_news() -> None:
@@ -256,7 +256,7 @@ def test_a_reduction_is_done_when_the_volume_is_reached_and_planned_anew_when_it
     assert seen[-1] == Reduced(copy, done=True)
 
 
-# --- what has our magic and belongs to nobody --------------------------------------------------------------------------
+# --- what has our magic and belongs to nobody ------------------------------------------------------------------------
 
 
 def trade(kind: Kind = Kind.POSITION) -> Trade:

@@ -12,19 +12,8 @@ from typing import Any
 import pytest
 from server_kit import ACCOUNT, HandClock, trade
 
-from db import (
-    LastAdmin,
-    NameTaken,
-    Outcome,
-    Post,
-    Role,
-    Store,
-    Unavailable,
-    Unusable,
-    User,
-    UserConfig,
-    hold,
-)
+from db import LastAdmin, NameTaken, Store, Unavailable, Unusable, hold
+from records import Outcome, Post, Role, User, UserConfig
 from safety import Copying, Mode
 from signals import FIRST_SERVER_TICKET, Action, ChangeType, Kind, Source
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from server_kit import ACCOUNT, FakeConnection, HandClock, trade
 
-from db import Post, Role, Store, User, UserConfig
+from db import Store
 from hub import Hub
+from records import Post, Role, User, UserConfig
 from safety import Copying, Mode
 from signals import Kind, encode
 

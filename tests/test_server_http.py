@@ -12,7 +12,7 @@ import requests
 from server_kit import ACCOUNT, ORIGINAL_SIGNAL, PASSWORD, Caller, Serving, report, serving
 
 from api import ROUTES, Registration, Settings, create_app, refuse_unlisted
-from db import Role
+from records import Role
 from signals import FIRST_SERVER_TICKET
 
 

@@ -17,7 +17,8 @@ import websocket
 from server_kit import ACCOUNT, ORIGINAL_SIGNAL, PASSWORD, Caller, Serving, report, serving
 
 import wire
-from db import Unavailable, User
+from db import Unavailable
+from records import User
 
 
 @pytest.fixture

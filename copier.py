@@ -170,7 +170,7 @@ class Copier:
             return False
         self._spoken.clear("terminal", "the account can be read again")
         if reading.account.margin_mode is not MarginMode.HEDGING:
-            self.ended = f"account {reading.account.login} is a netting account. This version copies between hedging accounts only."
+            self.ended = f"account {reading.account.login} is a netting account; only hedging accounts are copied to"
             return False
         try:
             return self._act_on(reading, now)

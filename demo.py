@@ -91,7 +91,7 @@ REPLAY_RULES: Final = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    options = parsed(arguments)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # as far as the system has them
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), end_as_by_ctrl_c)
@@ -114,6 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. Everything has been ended.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # nobody reads the story any more (demo.py | head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or closing it would fail once more
+        return FAILED
 
 
 def end_as_by_ctrl_c(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -136,10 +139,10 @@ def parser() -> argparse.ArgumentParser:
         help="instead of the script, replay the trades of a CSV file with the columns of history_deals_get; the prices "
         "are the simulator's, only sides, volumes and order are the file's",
     )
-    add("--limit", type=at_least_one, metavar="N", help="with --replay: only the first N positions")
+    add("--limit", type=count, metavar="N", help="with --replay: only the first N positions")
     add(
         "--speed",
-        type=positive,
+        type=times,
         metavar="X",
         help="with --replay: X times as fast as in the file, pauses of at most 2 s (default: each step as soon as the "
         "client has followed the one before)",
@@ -148,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=1, metavar="N", help="another number, other sides in the script (default 1)")
     add(
         "--pace",
-        type=not_negative,
+        type=seconds,
         default=0.6,
         metavar="S",
         help="seconds between two steps of the script, to read along (default 0.6)",
@@ -157,24 +160,37 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    arguments_parser = parser()
+    options = arguments_parser.parse_args(arguments)
+    if not options.replay:
+        for name in ("limit", "speed", "all"):
+            if getattr(options, name):
+                arguments_parser.error(f"--{name} needs --replay")
+    return options
 
 
-def positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise ValueError
-    return number
+def count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
-def not_negative(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < 60:
-        raise ValueError
+def times(text: str) -> float:
+    return number_in(text, 0.001, 1e9)
+
+
+def seconds(text: str) -> float:
+    return number_in(text, 0.0, 60.0)
+
+
+def number_in(text: str, low: float, high: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not low <= number <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
     return number
 
 
@@ -191,7 +207,7 @@ def temporary_folder(keep: bool) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="aibot-demo-"))
     try:
         yield folder
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):
         raise
     except BaseException:
         keep = True

@@ -51,10 +51,6 @@ class Child:
                 start_new_session=sys.platform != "win32",
             )
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def said(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -75,9 +75,9 @@ def read_tape(path: Path, limit: int | None = None, symbols: Mapping[str, Symbol
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             deals, others = read_deals(csv.DictReader(file, strict=True))
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise BadFile(f"{path}: {error}") from error
-    except BadFile as error:
+    except OSError as error:
+        raise BadFile(f"{path}: {error.strerror}") from error
+    except (BadFile, UnicodeError, csv.Error) as error:
         raise BadFile(f"{path}: {error}") from error
     try:
         return tape_of(deals, others, limit, default_symbols() if symbols is None else symbols)
@@ -288,7 +288,3 @@ def do(step: Step, stage: Stage, tickets: dict[int, int], volumes: dict[int, tup
     broker = stage.broker(step.symbol)
     share = expected_volume(original, broker, stage.multiplier)
     return stage.did(words, ticket, reduced(ticket, share, rest, original, broker))
-
-
-def symbols_of(tape: Tape) -> Sequence[str]:
-    return sorted({step.symbol for step in tape.steps})

@@ -253,7 +253,7 @@ class MasterTrader:
         sl, tp = self._stops(symbol, action == "BUY", *stops) if stops else (NOTHING, NOTHING)
         ticket = self._master.open(symbol, action, lots, sl, tp)
         self._lines[ticket] = Line(POSITION, ticket, symbol, action, lots, lots, sl=sl, tp=tp)
-        words = f"{action} {volume} {symbol}" + (f" SL {plain(sl)} TP {plain(tp)}" if stops else "")
+        words = f"{action} {plain(lots)} {symbol}" + (f" SL {plain(sl)} TP {plain(tp)}" if stops else "")
         return self._stage.did(f"{words} #{ticket}", ticket, opened(ticket), opens=True, refusal=refusal)
 
     def open(self, symbol: str, volume: str, stops: tuple[int, int] | None = None) -> int:
@@ -310,7 +310,7 @@ class MasterTrader:
         lots = Decimal(volume)
         ticket = self._master.place(symbol, action, lots, price, stop)
         self._lines[ticket] = Line(ORDER, ticket, symbol, action, lots, lots, price, stop)
-        words = f"places {action} {volume} {symbol} at {plain(price)} #{ticket}"
+        words = f"places {action} {plain(lots)} {symbol} at {plain(price)} #{ticket}"
         self._wait_for(self._stage.did(words, ticket, placed(ticket), opens=True))
         return ticket
 

@@ -36,7 +36,6 @@ from signals import (
     Source,
     Trade,
     diff,
-    differs,
     modifiable,
     trade_for_sender,
     trade_from_sender,
@@ -48,7 +47,7 @@ log = logging.getLogger(__name__)
 
 BOOK_EVERY_S: Final = 5.0
 PATIENCE_S: Final = 15.0  # good readings without a trade, before its end is believed without any proof
-WATCHED_S: Final = 2.0  # a trade that was not there in a reading so young has just been opened
+WATCHED_S: Final = 2.0  # a trade or a quote that was not there at a look so young has just come
 WINDOW_S: Final = 300.0  # for so long (twice at most) the quote with the least delay says what time it is at the broker
 GAP_S: Final = 10.0  # longer than any rest between two readings: the process slept
 FEW_CHANGES: Final = 3  # more than these at once go as one whole book, in one request
@@ -68,21 +67,23 @@ class CannotCopy(Exception):
 class BrokerClock:
     """The broker's clock as quotes show it when they come in, carried on by the monotonic clock between them.
 
-    A quote that was there at the first look may be hours old and shows nothing. Of those that come in, the one with the
-    least delay counts, out of the last minutes only: so the clock follows when the broker's is set back in autumn, and
-    when the two clocks drift.
+    A quote that was there already may be hours old and shows nothing; one that was not there a moment ago has just been
+    made. Of those that come in, the one with the least delay counts, out of the last minutes only: so the clock follows
+    when the broker's is set back in autumn, and when the two clocks drift.
     """
 
     def __init__(self) -> None:
-        self._last: dict[str, int] = {}  # symbol → time of its newest quote
+        self._last: Mapping[str, int] = {}  # symbol → time of its newest quote at the last look
+        self._looked = 0.0
         self._window_began = 0.0
         self._ahead: list[int] = []  # ms from monotonic to broker time: the best of this window, and of the one before
 
     def look(self, quote_times: Mapping[str, int], now: float) -> None:
         """These are the symbols' newest quotes."""
         came = [msc for name, msc in quote_times.items() if msc > self._last.get(name, msc)]
-        self._last |= quote_times
-        if not came:
+        moment = now - self._looked < WATCHED_S
+        self._last, self._looked = quote_times, now
+        if not came or not moment:
             return
         ahead = max(came) - int(now * 1000)
         if not self._ahead or now - self._window_began > WINDOW_S:
@@ -117,7 +118,8 @@ class Sender:
         self._ledger = ledger
         self._config = config
         self._clock = clock
-        self._book: dict[Key, Trade] = ledger.acknowledged()  # as the server acknowledged it last
+        # As the server acknowledged it last, and what it may know besides. None of these ends without proof.
+        self._book: dict[Key, Trade] = ledger.acknowledged()
         self._merged = False  # the server's own book was added to it, so that a lost ledger forgets nothing
         self._session: str | None = None
         self._rev = 0
@@ -196,6 +198,9 @@ class Sender:
         except (ApiDown, ApiRefused) as error:
             self._failed(error)
             return
+        except LedgerError:
+            self._whole_book_due = True  # the server has it, the ledger has not
+            raise
         if self._failures:
             log.info("the server is reached again")
         self._failures = 0
@@ -374,12 +379,12 @@ class Sender:
         }
         level = logging.INFO if loud else logging.DEBUG
         log.log(level, "PUT /signal/book: %d trades", len(trades))
+        news = self._whole_book_due or bool(diff(self._book, trades))
+        self._book = {**trades, **self._book}  # whatever comes of it, from now on the server may know of these
         answer = self._api.call("PUT", "/signal/book", body)
         log.log(level, "answered: seq %s, %s changes", answer.get("seq"), answer.get("changes"))
         self._session = str(answer["session"])
-        if any(key not in self._book or differs(self._book[key], trade) for key, trade in trades.items()) or any(
-            key not in trades for key in self._book
-        ):
+        if news:
             self._ledger.acknowledge(whole=trades)
         self._book = dict(trades)
         self._ageless = {key for key in trades if ages[key] is None}
@@ -398,6 +403,7 @@ class Sender:
                 body |= trade_for_sender(trade, ages[trade.key])
                 if ages[trade.key] is None:
                     self._ageless.add(trade.key)
+                self._book[trade.key] = trade  # also if the answer is lost: the server may know of it
                 path = "/signal/broadcast"
             case ChangeType.MODIFY:
                 names = ("sl", "tp", "price", "stoplimit", "expiration")

@@ -145,6 +145,8 @@ class SocketThread:
         self._adopted = 0  # counted by those who adopt, under a lock of theirs
         self._ended = 0  # counted by the thread
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
         self._thread.start()
 
     # --- from any thread ---------------------------------------------------------------------------------------------
@@ -194,11 +196,15 @@ class SocketThread:
             log.exception("%s ended", self._thread.name)
             self._failed()
         finally:
-            for connection in list(self._sockets):
-                self._gone(connection, LOST, "the server has ended")
-            self._selector.close()
-            self._wake_in.close()
-            self._wake_out.close()
+            self.close()
+
+    def close(self) -> None:
+        """Let go of every socket."""
+        for connection in list(self._sockets):
+            self._gone(connection, LOST, "the server has ended")
+        self._selector.close()
+        self._wake_in.close()
+        self._wake_out.close()
 
     def _say_goodbye(self) -> None:
         """To those whom nobody has told yet that the server is ending."""
@@ -434,8 +440,10 @@ class SocketThreads:
             for thread in self._threads:
                 if thread.load < SOCKETS_PER_THREAD:
                     return thread.adopt(sock, peer, early, listener)
-            self._threads.append(SocketThread(self._clock, f"websockets-{len(self._threads) + 1}", self._failed))
-            return self._threads[-1].adopt(sock, peer, early, listener)
+            thread = SocketThread(self._clock, f"websockets-{len(self._threads) + 1}", self._failed)
+            thread.start()
+            self._threads.append(thread)
+            return thread.adopt(sock, peer, early, listener)
 
     def stop(self) -> None:
         for thread in self._threads:

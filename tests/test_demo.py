@@ -16,7 +16,7 @@ import pytest
 
 import mt5_sim
 import sim_types as t
-from demo import unforeseen_refusals
+from demo import main, unforeseen_refusals
 from demo_accounts import Line, all_lines
 from demo_processes import ChildFailed, Children
 from demo_replay import BadFile, Tape, read_tape
@@ -570,3 +570,34 @@ def test_even_a_killed_demo_leaves_no_process(tmp_path: Path, wait_until: Callab
         process.communicate(timeout=60)
     wait_until(lambda: not any(is_listening(port) for port in ports), "the servers to end")
     wait_until(lambda: not working_in(folder), "the sender and the copier to end")
+
+
+def test_a_reader_that_goes_away_ends_the_demo(tmp_path: Path) -> None:
+    with demo(tmp_path) as process:
+        ports = while_it_trades(process)
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(60) == 1
+    assert not any(is_listening(port) for port in ports)
+    assert not folders_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--limit", "3"], "--limit needs --replay"),
+        (["--pace", "inf"], "'inf' is not a number from 0 to 60"),
+        (["--replay", "x", "--limit", "0"], "'0' is not a whole number from 1 on"),
+        (["--replay", "x", "--speed", "0"], "'0' is not a number from 0.001"),
+    ],
+)
+def test_wrong_use_is_told(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"nowhere.csv: No such file"):
+        read_tape(tmp_path / "nowhere.csv")

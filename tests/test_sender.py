@@ -430,7 +430,7 @@ def test_a_position_that_vanished_without_a_deal_is_closed_after_15_s_of_good_re
     desk.vanish(ticket)
     desk.poll(int(15 / POLL))  # the first of these readings is the one that begins the 15 s
     assert desk.api.said() == []
-    desk.poll()
+    desk.poll(2)
     assert "POST /signal/close" in desk.api.said()
     assert desk.server_agrees()
 
@@ -576,7 +576,7 @@ def test_of_an_order_that_filled_the_position_is_told_before_the_orders_end(desk
     desk.poll()
     kinds = [(what, body["kind"], body["ticket"]) for what, body in desk.api.calls]
     assert kinds == [("POST /signal/broadcast", "position", ticket), ("POST /signal/close", "order", ticket)]
-    assert desk.api.ages[Kind.POSITION, ticket] == 0
+    assert desk.api.ages[Kind.POSITION, ticket] == 1000 * POLL
     assert desk.server_agrees()
 
 
@@ -657,7 +657,7 @@ def test_a_market_order_on_its_way_is_no_pending_order(desk: Desk, caplog: pytes
     assert len(desk.mt5.orders_get()) == 1
     assert desk.api.said() == []
     desk.passes(3)
-    assert desk.api.said()[0] == "POST /signal/broadcast"
+    assert "POST /signal/broadcast" in desk.api.said()
     assert "cannot be copied" not in caplog.text
 
 
@@ -851,27 +851,37 @@ def test_after_the_broker_has_set_its_clock_back_new_positions_are_new_again(des
 
 def test_the_brokers_clock_is_not_known_before_a_quote_has_come_in() -> None:
     clock = BrokerClock()
-    clock.look({}, 0.0)
-    clock.look({"EURUSD": 5_000}, 1.0)
-    clock.look({"EURUSD": 5_000, "US30": 9_000}, 2.0)
-    assert clock.now_msc(2.0) is None
-    clock.look({"EURUSD": 6_000, "US30": 9_000}, 3.0)
-    assert clock.now_msc(3.0) == 6_000
-    assert clock.now_msc(4.5) == 7_500
+    clock.look({}, 100.0)
+    clock.look({"EURUSD": 5_000}, 101.0)
+    clock.look({"EURUSD": 5_000, "US30": 9_000}, 102.0)
+    assert clock.now_msc(102.0) is None
+    clock.look({"EURUSD": 6_000, "US30": 9_000}, 103.0)
+    assert clock.now_msc(103.0) == 6_000
+    assert clock.now_msc(104.5) == 7_500
+
+
+def test_a_quote_that_came_while_nobody_looked_shows_nothing() -> None:
+    clock = BrokerClock()
+    clock.look({"EURUSD": 5_000}, 100.0)
+    clock.look({"EURUSD": 6_000}, 3700.0)
+    clock.look({"US30": 6_000}, 3701.0)
+    clock.look({"EURUSD": 7_000, "US30": 6_000}, 3702.0)  # in the book again: it may have been made long ago
+    assert clock.now_msc(3702.0) is None
 
 
 def test_a_quote_that_comes_late_does_not_hold_the_brokers_clock_back() -> None:
     clock = BrokerClock()
-    clock.look({"EURUSD": 0, "US30": 0}, 0.0)
-    clock.look({"EURUSD": 100_000, "US30": 0}, 100.0)
-    clock.look({"EURUSD": 100_000, "US30": 40_000}, 110.0)
-    assert clock.now_msc(110.0) == 110_000
+    clock.look({"EURUSD": 0, "US30": 0}, 100.0)
+    clock.look({"EURUSD": 100_000, "US30": 0}, 101.0)
+    clock.look({"EURUSD": 100_000, "US30": 40_000}, 102.0)
+    assert clock.now_msc(102.0) == 101_000
 
 
 @pytest.mark.parametrize("rate", [1 - 1e-4, 1.0, 1 + 1e-4])
 def test_two_clocks_that_drift_apart_for_two_weeks_do_not_make_trades_old_or_young(rate: float) -> None:
     clock = BrokerClock()
     for now in range(0, 14 * 86_400, 60):
+        clock.look({"EURUSD": int((now - 0.1) * rate * 1000)}, now - 0.1)
         clock.look({"EURUSD": int(now * rate * 1000)}, float(now))
         known = clock.now_msc(float(now))
         assert known is None or abs(known - now * rate * 1000) < 100
@@ -946,11 +956,11 @@ class Watchful(FakeApi):
                 age = self.ages.get((Kind.POSITION, position.identifier))
                 true_age = broker.now_msc() - position.time_msc
                 if (Kind.POSITION, position.identifier) not in before and age is not None:
-                    assert age >= true_age - 1000, "an old trade was told as a young one"
+                    assert age >= true_age - 2000, "an old trade was told as a young one"
 
 
 def moved(desk: Desk, position: Any, chance: random.Random) -> None:
-    sl = round(chance.uniform(0.9, 1.0), 4)
+    sl = round(chance.uniform(0.9, 1.0), 5)
     desk.stops(position.ticket, **({"sl": sl} if position.is_buy else {"tp": sl}))
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import flask
 import pytest
 import requests
 from server_kit import ACCOUNT, ORIGINAL_SIGNAL, PASSWORD, Caller, Serving, report, serving
 
+import api
 from api import ROUTES, Registration, Settings, create_app, refuse_unlisted
 from records import Role
 from signals import FIRST_SERVER_TICKET
@@ -195,6 +197,11 @@ def test_wrong_settings_are_refused_by_name(client: Caller, body: dict[str, Any]
     assert error(answer) == (422, "bad_field")
     assert answer.json()["error"]["field"] == field
     assert client.get("/users/config") == {"trade_copy": {}, "copying": "on", "follow": None}
+
+
+def test_the_copiers_magic_number_is_sent_back_to_its_file(client: Caller) -> None:
+    answer = client.call("POST", "/users/config", {"trade_copy": {"magic_number_copier": 123456}})
+    assert "belongs into the copier's own file" in answer.json()["error"]["message"]
 
 
 # --- trades ----------------------------------------------------------------------------------------------------------
@@ -721,6 +728,12 @@ def test_what_is_no_good_request_gets_json_too(server: Serving, request_bytes: b
     assert server.call("GET", "/health").status_code == 200
 
 
+def test_who_sends_far_too_much_still_gets_to_read_why(server: Serving) -> None:
+    size = 12 << 20
+    request = b"POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+    assert raw(server, request + bytes(size)).split()[1] == b"413"
+
+
 def test_answers_are_not_kept_or_guessed_at(server: Serving) -> None:
     headers = server.call("GET", "/health").headers
     assert (headers["Cache-Control"], headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
@@ -732,6 +745,12 @@ def test_a_route_outside_the_table_stops_the_start(server: Serving) -> None:
     app.add_url_rule("/backdoor", "backdoor", lambda: "hello")
     with pytest.raises(RuntimeError, match="GET /backdoor"):
         refuse_unlisted(app)
+
+
+def test_the_table_is_looked_at_at_every_start(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "Flask", lambda name, **_: flask.Flask(name, static_folder="anything"))
+    with pytest.raises(RuntimeError, match="GET /anything"):
+        create_app(server.store, server.hub, Settings(bytes(32)), time)
 
 
 def test_roles_are_as_in_the_table(server: Serving) -> None:

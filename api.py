@@ -15,7 +15,7 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
@@ -94,7 +94,7 @@ class Registration(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    secret: bytes  # signs the tokens
+    secret: bytes = field(repr=False)  # signs the tokens
     registration: Registration = Registration.OPEN
     token_seconds: float = 3600.0
 

@@ -237,6 +237,9 @@ class Store:
     def user(self, user_id: int) -> User | None:
         return _user(self._one("SELECT * FROM users WHERE id = ?", user_id))
 
+    def has_admin(self) -> bool:
+        return self._one("SELECT 1 FROM users WHERE role = 'admin' LIMIT 1") is not None
+
     def users(self, after: int = 0, limit: int = 1_000_000) -> list[User]:
         """Users in the order of their making, from the one after the id `after`."""
         rows = self._all("SELECT * FROM users WHERE id > ? ORDER BY id LIMIT ?", after, limit)

@@ -127,8 +127,9 @@ class Hub:
         # Held from before a change is stored until every connection has it; also while somebody joins. Taken before
         # `_list` when both are needed.
         self._publishing = threading.RLock()
-        self._list = threading.RLock()  # guards the two below, never held while the database works
+        self._list = threading.RLock()  # guards the three below, never held while the database works
         self._members: dict[Connection, Member] = {}
+        self._of_user: dict[int, list[Member]] = {}  # the same, by the user's id
         self._groups: dict[View, Group] = {}
         self._books: dict[View, str] = {}  # the data of the book message, as long as nothing has changed
         self._masters = {master.name: master.online for master in store.masters()}  # as last told
@@ -207,6 +208,7 @@ class Hub:
                 connection.send_frame(book)
                 connection.send_frame(config)
                 self._members[connection] = member
+                self._of_user.setdefault(now.id, []).append(member)
                 self._enter(member, seq)
                 connected = len(self._members)
         log.info(
@@ -247,7 +249,7 @@ class Hub:
         return now.active and now.token_version == then.token_version and not expired
 
     def _members_of(self, user_id: int) -> list[Member]:
-        return [member for member in self._members.values() if member.user.id == user_id]
+        return list(self._of_user.get(user_id, ()))
 
     def _enter(self, member: Member, seq: int) -> None:
         group = self._groups.get(member.view)
@@ -263,6 +265,10 @@ class Hub:
 
     def _forget(self, member: Member, code: int, reason: str) -> None:
         del self._members[member.connection]
+        of_user = self._of_user[member.user.id]
+        of_user.remove(member)
+        if not of_user:
+            del self._of_user[member.user.id]
         self._leave_group(member)
         self.closed[code] += 1
         log.info(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final, Protocol
@@ -32,7 +32,7 @@ class Role(StrEnum):
 class User:
     id: int
     username: str
-    password: str  # hash
+    password: str = field(repr=False)  # hash
     role: Role
     active: bool
     token_version: int

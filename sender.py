@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import re
 import signal
 import sys
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 
 BOOK_EVERY_S: Final = 5.0
 PATIENCE_S: Final = 15.0  # good readings without a trade, before its end is believed without any proof
-WATCHED_S: Final = 2.0  # a trade or a quote that was not there at a look so young has just come
+WATCHED_S: Final = 2.0  # a quote that was not there at a look so young (or two polls) has just been made
 WINDOW_S: Final = 300.0  # for so long (twice at most) the quote with the least delay says what time it is at the broker
 GAP_S: Final = 10.0  # longer than any rest between two readings: the process slept
 FEW_CHANGES: Final = 3  # more than these at once go as one whole book, in one request
@@ -72,7 +73,9 @@ class BrokerClock:
     when the broker's is set back in autumn, and when the two clocks drift.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, a_moment: float = WATCHED_S) -> None:
+        """`a_moment` is the longest time between two looks of which the later shows what has just been made."""
+        self._a_moment = a_moment
         self._last: Mapping[str, int] = {}  # symbol → time of its newest quote at the last look
         self._looked = 0.0
         self._window_began = 0.0
@@ -81,7 +84,7 @@ class BrokerClock:
     def look(self, quote_times: Mapping[str, int], now: float) -> None:
         """These are the symbols' newest quotes."""
         came = [msc for name, msc in quote_times.items() if msc > self._last.get(name, msc)]
-        moment = now - self._looked < WATCHED_S
+        moment = now - self._looked <= self._a_moment
         self._last, self._looked = quote_times, now
         if not came or not moment:
             return
@@ -127,7 +130,7 @@ class Sender:
         self._last_book = 0.0
         self._rest_until = 0.0
         self._failures = 0
-        self._broker_clock = BrokerClock()
+        self._broker_clock = BrokerClock(max(WATCHED_S, 2 * config.poll_ms / 1000))
         self._market_watch: set[str] | None = None
         self._last_good: float | None = None
         self._watching_since = 0.0  # readings have been good and close together since then
@@ -159,7 +162,6 @@ class Sender:
                 self._merge_server_book()
             endings = self._endings(trades, reading, now)
         except Unreadable as problem:
-            self._missing_since.clear()
             self._last_good = None
             self._spoken.say("terminal", f"the account cannot be read: {problem}")
             if isinstance(problem, ConnectionLost):
@@ -292,13 +294,14 @@ class Sender:
             symbols |= self._market_watch
         self._broker_clock.look(self._terminal.quote_times(symbols), now)
         broker_now = self._broker_clock.now_msc(now)
-        if self._last_good is None or now - self._last_good >= WATCHED_S:
+        gap = math.inf if self._last_good is None else now - self._last_good
+        if gap > GAP_S:
             self._watching_since = now
         # A terminal that has just logged in may show an account bit by bit.
-        watched = now - self._watching_since >= PATIENCE_S
+        age_when_seen = round(gap * 1000) if now - self._watching_since >= PATIENCE_S else None
         opened = {(Kind.POSITION, p.identifier): p.time_msc for p in reading.positions}
         opened |= {(Kind.ORDER, o.ticket): o.time_msc for o in reading.orders}
-        self._seen = {key: self._seen.get(key) or Seen(now, 0 if watched else None) for key in trades}
+        self._seen = {key: self._seen.get(key) or Seen(now, age_when_seen) for key in trades}
         ages: dict[Key, int | None] = {}
         for key in trades:
             seen = self._seen[key]
@@ -311,7 +314,7 @@ class Sender:
     def _endings(self, trades: Mapping[Key, Trade], reading: Reading, now: float) -> dict[Key, list[Deal]] | None:
         """The deals that ended the trades which are not there any more; None while one has no proof of its end."""
         if self._last_good is None or now - self._last_good > GAP_S:
-            self._missing_since.clear()  # nobody looked meanwhile: patience begins anew
+            self._missing_since.clear()  # nobody could look meanwhile: patience begins anew
         missing = [key for key in self._book if key not in trades]
         self._missing_since = {key: self._missing_since.get(key, now) for key in missing}
         endings = {}

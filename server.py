@@ -195,7 +195,7 @@ def is_loopback(host: str) -> bool:
 
 def make_first_admin(store: Store) -> None:
     """A database without any admin gets one; a password that was made here is shown this one time."""
-    if any(user.role is Role.ADMIN for user in store.users()):
+    if store.has_admin():
         return
     given = os.environ.get(ADMIN_PASSWORD)
     chosen = valid_password(given, ADMIN_PASSWORD) if given else secrets.token_urlsafe(12)

@@ -288,8 +288,9 @@ def test_every_request_has_a_time_limit(api: Api, session: requests.Session, mon
 
 
 def test_a_netrc_file_does_not_replace_the_token(
-    api: Api, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    api: Api, server: Server, session: requests.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    session.trust_env = True  # as for a server on another computer
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login somebody password else\ndefault login a password b\n")
     netrc.chmod(0o600)

@@ -463,6 +463,25 @@ def test_a_terminal_that_shows_nothing_for_a_while_closes_nothing(desk: Desk, ti
     assert desk.api.book == book
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_what_the_server_may_have_got_with_a_lost_answer_is_not_forgotten(fresh: Desk, first: bool) -> None:
+    if first:  # the book that begins the session
+        fresh.api.faults = [None, "lost"]
+    else:
+        fresh.settled()
+        fresh.api.faults = ["lost"]
+    ticket = fresh.open()
+    fresh.poll()
+    assert (Kind.POSITION, ticket) in fresh.api.book
+    fresh.person.inject("positions_get", "stale_empty", times=20)
+    fresh.passes(9)
+    assert (Kind.POSITION, ticket) in fresh.api.book
+    fresh.api.said()
+    fresh.passes(8)
+    assert "PUT /signal/book" in fresh.api.said()
+    assert fresh.server_agrees()
+
+
 def test_a_part_that_was_closed_earlier_does_not_prove_that_the_rest_is_closed(desk: Desk) -> None:
     ticket = desk.open(1.0)
     desk.poll()
@@ -515,8 +534,14 @@ def test_a_history_that_cannot_be_read_proves_nothing(desk: Desk) -> None:
     assert desk.api.said()[0] == "POST /signal/close"
 
 
-@pytest.mark.parametrize("outcome", ["none", "disconnected", "other_login"])
-@pytest.mark.parametrize("function", ["positions_get", "orders_get", "account_info", "terminal_info", "*"])
+@pytest.mark.parametrize(
+    ("function", "outcome"),
+    [
+        *((function, "none") for function in ("positions_get", "orders_get", "account_info", "terminal_info", "*")),
+        *((function, "disconnected") for function in ("positions_get", "orders_get", "terminal_info", "*")),
+        ("account_info", "other_login"),
+    ],
+)
 def test_an_account_that_cannot_be_read_closes_nothing(
     desk: Desk, function: str, outcome: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -525,10 +550,7 @@ def test_an_account_that_cannot_be_read_closes_nothing(
     desk.poll()
     book = dict(desk.api.book)
     desk.api.said()
-    try:
-        desk.person.inject(function, outcome, times=None)
-    except ValueError:
-        pytest.skip("this function cannot fail so")
+    desk.person.inject(function, outcome, times=None)
     desk.passes(60)
     assert desk.api.said() == []
     assert desk.api.book == book
@@ -790,6 +812,15 @@ def test_a_position_opened_while_the_account_could_not_be_read_is_not_new(desk: 
     assert age >= 120_000
 
 
+def test_a_position_that_the_terminal_shows_late_is_not_new(desk: Desk) -> None:
+    desk.person.inject("positions_get", "stale_empty", times=200)
+    ticket = desk.open()
+    desk.poll(201)
+    age = desk.api.ages[Kind.POSITION, ticket]
+    assert age is not None
+    assert age >= 10_000
+
+
 def test_a_position_that_a_starting_terminal_shows_late_is_not_new(fresh: Desk) -> None:
     ticket = fresh.open()
     fresh.clock.passes(3600)
@@ -804,19 +835,36 @@ def test_a_position_first_seen_while_watched_is_new_even_without_any_quote(fresh
     fresh.settled()
     ticket = fresh.open()
     fresh.poll()
-    assert fresh.api.ages[Kind.POSITION, ticket] == 0
+    assert fresh.api.ages[Kind.POSITION, ticket] == 1000 * POLL
     fresh.passes(10)
     age = fresh.api.ages[Kind.POSITION, ticket]
     assert age is not None
     assert 5_000 <= age <= 10_050
 
 
-def test_a_position_of_a_day_when_polling_slept_is_not_new(fresh: Desk) -> None:
+@pytest.mark.parametrize(("slept", "age"), [(4.0, 4000), (60.0, None)])
+def test_a_position_opened_while_nobody_looked_is_as_old_as_that_may_be(
+    fresh: Desk, slept: float, age: int | None
+) -> None:
     fresh.quotes_come = False
     fresh.settled()
     ticket = fresh.open()
-    fresh.poll(1, 5.0)
-    assert fresh.api.ages[Kind.POSITION, ticket] is None
+    fresh.poll(1, slept)
+    assert fresh.api.ages[Kind.POSITION, ticket] == age
+
+
+@pytest.mark.parametrize("poll", [0.01, 5.0])
+def test_ages_are_known_however_often_it_polls(fresh: Desk, poll: float) -> None:
+    fresh.config = replace(fresh.config, poll_ms=int(poll * 1000))
+    fresh.sender = Sender(fresh.terminal, fresh.api, fresh.ledger, fresh.config, fresh.clock)  # type: ignore[arg-type]
+    old = fresh.open()
+    fresh.clock.passes(600)
+    fresh.poll(5, poll)
+    fresh.passes(40, 5.0)
+    new = fresh.open()
+    fresh.poll(1, poll)
+    assert fresh.api.ages[Kind.POSITION, old] is not None
+    assert fresh.api.ages[Kind.POSITION, new] == poll * 1000
 
 
 @pytest.mark.parametrize("hours", [-30, -1, 1, 30])

@@ -1,4 +1,4 @@
-"""The sockets of the WebSockets, stepped by hand: what is written when, and what happens to readers that do not read."""
+"""The sockets of the WebSockets, stepped by hand: what is written when, and what becomes of those who do not read."""
 
 import socket
 import struct

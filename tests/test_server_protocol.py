@@ -1,0 +1,87 @@
+"""Every example of docs/protocol.md is carried out in its order, and answered as it is written there."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from server_kit import PASSWORD, Caller, Listening, serving
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
+# What differs from run to run.
+VARYING = {
+    "access_token",
+    "server_time",
+    "opened_at",
+    "reported_at",
+    "since",
+    "epoch",
+    "session",
+    "created_at",
+    "stored_at",
+}
+
+
+def examples() -> list[tuple[str, str, str]]:
+    """The fenced blocks of the page: (what, who or status, text)."""
+    found = re.findall(r"^```(\w+) (\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(found) > 40
+    return found
+
+
+def alike(shown: Any, real: Any, place: str) -> None:
+    """Fails unless `real` is what the page shows, but for what differs from run to run."""
+    if isinstance(shown, dict):
+        assert isinstance(real, dict), place
+        assert set(shown) == set(real), place
+        for name, value in shown.items():
+            if name in VARYING:
+                assert type(value) is type(real[name]), f"{place}.{name}"
+            else:
+                alike(value, real[name], f"{place}.{name}")
+    elif isinstance(shown, list):
+        assert isinstance(real, list), place
+        assert len(shown) == len(real), place
+        for index, value in enumerate(shown):
+            alike(value, real[index], f"{place}[{index}]")
+    else:
+        assert shown == real, place
+
+
+def test_every_example_of_the_page_is_true(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        callers: dict[str, Caller] = {
+            "admin": server.user("admin", "admin"),
+            "master": server.user("master_user", "master"),
+            "client": server.user("client_user", "client"),
+        }
+        assert PASSWORD == "correct horse"
+        listening: dict[str, Listening] = {}
+        sessions: dict[str, str] = {}
+        answer: Any = None
+        for number, (what, who, text) in enumerate(examples()):
+            place = f"example {number}: {text[:60]!r}"
+            if what == "request":
+                head, _, body = text.strip().partition("\n\n")
+                line, *headers = head.split("\n")
+                method, path = line.split(" ")
+                for shown, real in sessions.items():
+                    body = body.replace(shown, real)
+                given = dict(header.split(": ") for header in headers)
+                token = {"Authorization": f"Bearer {callers[who].token}"} if who in callers else {}
+                answer = server.call(method, path, body.encode() if body else None, **token, **given)
+            elif what == "answer":
+                shown = json.loads(text)
+                assert answer.status_code == int(who), (place, answer.text)
+                real = answer.json()
+                if shown.get("session"):
+                    sessions[shown["session"]] = real["session"]
+                alike(shown, real, place)
+            elif what == "frame":
+                if who not in listening:
+                    listening[who] = callers[who].listen()
+                alike(json.loads(text), listening[who].next(), place)
+            else:
+                assert what == "send"
+                listening[who].socket.send(text)
+                assert listening[who].next()["type"] == "book"

@@ -41,7 +41,6 @@ class Api:
         """`session` is a `requests.Session` or what behaves like one."""
         self._settings = settings
         self._session = session if session is not None else requests.Session()
-        self._session.verify = settings.ca_file or True
         if is_loopback(urlsplit(settings.url).hostname or ""):
             self._session.trust_env = False  # a proxy that the environment names cannot reach this computer
         self._token = ""
@@ -92,6 +91,7 @@ class Api:
                 data=content,
                 headers={**headers, "Content-Type": "application/json"},
                 auth=_as_it_is,
+                verify=self._settings.ca_file or True,  # said here, REQUESTS_CA_BUNDLE cannot override it
                 timeout=TIMEOUT_S,
                 allow_redirects=False,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import logging.handlers
 import re
@@ -48,6 +49,8 @@ def log_to(path: Path) -> None:
     root.setLevel(logging.INFO)
     to_file = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
     to_file.setFormatter(_OneLine("%(asctime)s %(levelname)-7s %(message)s"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console of another code page must not stop anything
     to_console = logging.StreamHandler(sys.stdout)
     to_console.setFormatter(_OneLine("%(asctime)s.%(msecs)03d %(message)s", "%H:%M:%S"))
     root.addHandler(to_file)

@@ -77,7 +77,7 @@ class Copier:
         self._remembered = (self._mirror.epoch, self._mirror.seq)
         self._server_settings: ServerSettings | None = None  # None = not heard since the connection was made
         self._highest_equity = self._stored_equity = Decimal(ledger.get("highest_equity") or 0)
-        self._last_look = clock.monotonic()
+        self._last_look, self._last_wall = clock.monotonic(), clock.time()
         self._born_epoch, self._born_at = ledger.get("born_epoch") or "", int(ledger.get("born_at") or 0)
         self._missing_since: dict[CopyKey, float] = {}
         self._spoken = Spoken(log)
@@ -154,12 +154,15 @@ class Copier:
 
     def step(self) -> bool:
         """Look, plan, act. Whether there is reason to look again at once."""
-        now = self._clock.monotonic()
-        if now - self._last_look > ASLEEP_S:
-            log.warning("no look at the account for %.0f s: asking for a fresh book first", now - self._last_look)
+        now, wall = self._clock.monotonic(), self._clock.time()
+        # The monotonic clock of some machines stands still while they sleep; the wall clock is asked for nothing else.
+        gap = max(now - self._last_look, abs(wall - self._last_wall))
+        self._last_look, self._last_wall = now, wall
+        if gap > ASLEEP_S:
+            log.warning("no look at the account for %.0f s: asking for a fresh book first", gap)
+            self._missing_since.clear()
             self._mirror.synced = False
             self._link.sync()
-        self._last_look = now
         try:
             reading = self._terminal.read()
         except Unreadable as problem:
@@ -266,7 +269,7 @@ class Copier:
 
     def _remember_server(self) -> None:
         heard = (self._mirror.epoch, self._mirror.seq)
-        if heard != self._remembered:
+        if heard != self._remembered and not self._mirror.went_back:
             self._ledger.set(epoch=heard[0], seq=str(heard[1]))
             self._remembered = heard
 

@@ -296,7 +296,7 @@ def _gone(copy: Copy, proof: Evidence, patient: bool) -> Ended | None:
     state = State.CLOSED if copy.state is State.CLOSING else State.CLOSED_BY_CLIENT
     reason = Reason.MASTER_CLOSED if copy.state is State.CLOSING else Reason.CLOSED_BY_CLIENT
     past = proof.past
-    if proof.closed and proof.closed >= (proof.opened or copy.current):
+    if proof.opened and proof.closed >= proof.opened:
         return Ended(copy, state, reason, _how_closed(proof.last), proof.last)
     if copy.client_kind is Kind.ORDER and past and past.end in (OrderEnd.CANCELLED, OrderEnd.EXPIRED):
         return Ended(copy, state, reason, f"pending order {past.ticket} {past.end}")

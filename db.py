@@ -504,7 +504,7 @@ class Store:
                 refused = self._admit(master, post, {"session": session, "changes": 0})
                 if refused is not None:
                     return refused
-            begun = session or secrets.token_hex(12)
+            begun = session or self._new_session(master, now)
             self._report_received(master, begun, rev, account, now)
             held = {trade.key: trade for trade in self._book_of(master)}
             new: dict[Key, Trade] = {}
@@ -529,6 +529,12 @@ class Store:
         _log_entries(entries)
         return Outcome(200, {"session": begun, "seq": seq, "changes": len(entries)}, entries)
 
+    def _new_session(self, master: User, now: int) -> str:
+        """Sessions of a master sort in the order in which they began, so that a newer one than ours is recognised."""
+        sender = self.sender_of(master.id)
+        began = max(now, int(sender.session[:14]) + 1) if sender is not None else now
+        return f"{began:014d}-{secrets.token_hex(8)}"
+
     def _report_received(self, master: User, session: str, rev: int, account: Mapping[str, Any], now: int) -> None:
         known = self.sender_of(master.id)
         still_online = known is not None and now - known.reported_at < OFFLINE_AFTER_MS
@@ -547,7 +553,10 @@ class Store:
         """The answer to a post that must not change anything: superseded, late, repeated. None = go on."""
         if post.session is not None:
             sender = self.sender_of(master.id)
-            if sender is None or sender.session != post.session:
+            if sender is None or sender.session < post.session:
+                # Begun with a database that was lost, or with a later state of this one.
+                return refusal(409, "no_session", "this database does not know the session: begin a new one")
+            if sender.session != post.session:
                 return refusal(409, "superseded", "another sender has begun a session for this master")
             if post.rev <= sender.rev:
                 return Outcome(200, {"seq": self.last_seq(), **nothing_done, "duplicate": True})

@@ -197,6 +197,10 @@ class Reporter(threading.Thread):
                 attempt += 1
                 self._stop_event.wait(pause(attempt))
                 continue
+            except Exception:  # a defect in reporting must not end the copying of closes; it is tried again, slowly
+                log.exception("reporting failed")
+                self._stop_event.wait(60.0)
+                continue
             if not more:
                 self.wake.wait(1.0)
                 self.wake.clear()

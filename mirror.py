@@ -78,7 +78,7 @@ class Mirror:
         self.book_time = 0  # UTC ms by the server's clock: when it made the last whole book
         # Masters whose books are not believed to be complete: the server's database went back in time (a backup was
         # restored), and their senders have not reported to it since.
-        self._went_back: dict[str, int | None] = {}
+        self.went_back: dict[str, int | None] = {}
 
     def disconnected(self) -> None:
         """The books stay as they are, but may be out of date: nothing may be opened from them."""
@@ -90,7 +90,7 @@ class Mirror:
         `epoch` is that of the database that told of the trade. What a sender's account holds is known once it has
         reported; what was entered by hand is known to the database in which it was entered, and to no other.
         """
-        if not self.known or master not in self.masters or master in self._went_back:
+        if not self.known or master not in self.masters or master in self.went_back:
             return False
         if source is Source.MANUAL:
             return epoch == self.epoch
@@ -138,10 +138,10 @@ class Mirror:
             trades[(held.trade.master, *held.trade.key)] = held
 
         if found["epoch"] == self.epoch and found["seq"] < self.seq:
-            self._went_back = {name: master.reported_at for name, master in masters.items()}
-        self._went_back = {
+            self.went_back = {name: master.reported_at for name, master in masters.items()}
+        self.went_back = {
             name: then
-            for name, then in self._went_back.items()
+            for name, then in self.went_back.items()
             if found["epoch"] == self.epoch and name in masters and masters[name].reported_at == then
         }
         # The time at the sender is not in the book; keep what an earlier message said.
@@ -201,8 +201,8 @@ class Mirror:
             return True
         reported = entry.get("reported_at", known.reported_at)
         self.masters[name] = Master(reported, entry["online"])
-        if name in self._went_back and reported != self._went_back[name]:
-            del self._went_back[name]
+        if name in self.went_back and reported != self.went_back[name]:
+            del self.went_back[name]
         return False
 
 

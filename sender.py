@@ -185,8 +185,9 @@ class Sender:
         now: float,
     ) -> None:
         changes = diff(self._book, trades)
-        for change in changes:
-            log.info("detected %s", _told(change))
+        if not self._failures:
+            for change in changes:
+                log.info("detected %s", _told(change))
         sayable = all(c.type is not ChangeType.MODIFY or modifiable(self._book_after(c), c.trade) for c in changes)
         try:
             if self._session is None or self._whole_book_due or not sayable or len(changes) > FEW_CHANGES:
@@ -216,7 +217,9 @@ class Sender:
 
     def _failed(self, error: ApiDown | ApiRefused) -> None:
         """Whatever a failed request did or did not do at the server, the whole book settles it."""
-        if isinstance(error, ApiRefused) and error.status == 409:
+        if isinstance(error, ApiRefused) and error.code == "no_session":
+            self._session = None  # the server's database was lost or restored
+        elif isinstance(error, ApiRefused) and error.status == 409:
             raise Superseded(
                 f"another sender has taken over this master ({error}). Two senders would contradict each other, so "
                 "this one stops."
@@ -330,6 +333,7 @@ class Sender:
                     return None
                 log.warning("%s #%d has been gone for %.0f s without a deal: taken as closed", *key, waited)
                 deals = []
+            self._spoken.clear(f"missing {key}", "")
             endings[key] = deals
         return endings
 

@@ -339,7 +339,7 @@ LOTS_LEFT: Final = number(0, 1_000_000)
 PRICE: Final = number(0, 10**12)
 TICKET: Final = whole(1, LAST_TICKET)
 TIME_MS: Final = whole(0, 10**14)
-SYMBOL: Final = text(r"[A-Za-z0-9._#+&!/$@-]{1,32}", "1 to 32 letters, digits or . _ # + & ! / $ @ -")
+SYMBOL: Final = text(r"[!-~](?:[ -~]{0,30}[!-~])?", "1 to 32 ASCII characters, no blank at the ends")
 USERNAME: Final = text(r"[A-Za-z0-9_.-]{3,64}", "3 to 64 letters, digits or _ . -")
 COMMENT: Final = text(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,64}", "at most 64 printable characters")
 

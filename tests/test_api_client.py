@@ -306,8 +306,19 @@ def test_what_is_not_a_number_is_never_sent(api: Api, server: Server) -> None:
     assert server.log_ins() == len(server.asked)
 
 
-def test_the_certificates_to_trust_are_those_of_the_settings() -> None:
-    for ca_file, verify in ((None, True), ("/etc/own.pem", "/etc/own.pem")):
-        with requests.Session() as session:
-            Api(ApiSettings("https://h", "anna", PASSWORD, "", ca_file=ca_file), session)
-            assert session.verify == verify
+def test_the_certificates_to_trust_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Adapter(requests.adapters.BaseAdapter):
+        def send(self, request: Any, **options: Any) -> Any:  # type: ignore[override]
+            used.append(options["verify"])
+            raise requests.ConnectionError
+
+        def close(self) -> None:
+            pass
+
+    used: list[Any] = []
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/others.pem")
+    with requests.Session() as session:
+        session.mount("https://", Adapter())
+        with pytest.raises(ApiDown):
+            Api(ApiSettings("https://h", "anna", PASSWORD, "", ca_file="/etc/own.pem"), session).token()
+    assert used == ["/etc/own.pem"]

@@ -213,6 +213,7 @@ def test_a_copy_that_is_not_shown_is_in_doubt_until_a_deal_or_time_proves_its_en
     assert look(OPEN, waited=PATIENCE_S - 0.01).doubt == (OPEN,)
     assert look(OPEN, evidence=Evidence(None, (deal(Entry.IN),))).doubt == (OPEN,)
     assert look(OPEN, evidence=Evidence(None, (deal(Entry.IN), deal(Entry.OUT, "0.09")))).doubt == (OPEN,)
+    assert look(OPEN, evidence=Evidence(None, (deal(Entry.OUT),))).doubt == (OPEN,)  # of an earlier partial close?
     by_deal = news(OPEN, evidence=Evidence(None, (deal(Entry.IN), deal(Entry.OUT, reason=5))))
     assert (by_deal.state, by_deal.deal.reason) == (State.CLOSED_BY_CLIENT, 5)
     assert news(OPEN, waited=PATIENCE_S).state is State.CLOSED_BY_CLIENT
@@ -220,7 +221,7 @@ def test_a_copy_that_is_not_shown_is_in_doubt_until_a_deal_or_time_proves_its_en
 
 def test_the_end_of_a_copy_that_was_being_closed_is_no_deed_of_the_clients() -> None:
     closing = replace(OPEN, state=State.CLOSING)
-    assert news(closing, evidence=Evidence(None, (deal(Entry.OUT),))).state is State.CLOSED
+    assert news(closing, evidence=Evidence(None, (deal(Entry.IN), deal(Entry.OUT)))).state is State.CLOSED
 
 
 def test_several_deals_that_closed_part_each_prove_the_end_together() -> None:

@@ -447,9 +447,18 @@ def test_a_new_session_supersedes_the_old_one(store: Store, master: User) -> Non
     assert put(store, master, new, 2).status == 200
 
 
-def test_a_session_that_nobody_began_is_superseded(store: Store, master: User) -> None:
-    assert store.open_trade(master, trade(1), 0, Post("made-up", 1)).status == 409
-    assert put(store, master, "made-up", 1).status == 409
+def test_a_session_that_this_database_does_not_know_is_to_be_begun_anew(store: Store, master: User) -> None:
+    lost = "99999999999999-0123456789abcdef"  # of a database that was lost, or of a later state than a restored backup
+    for _ in range(2):
+        for outcome in (store.open_trade(master, trade(1), 0, Post(lost, 1)), put(store, master, lost, 1)):
+            assert (outcome.status, outcome.answer["error"]["code"]) == (409, "no_session")
+        assert put(store, master, None, 1).status == 200
+
+
+def test_a_session_is_superseded_also_by_one_that_began_in_the_same_millisecond(store: Store, master: User) -> None:
+    sessions = [put(store, master, None, 1).answer["session"] for _ in range(5)]
+    assert sessions == sorted(sessions)
+    assert len(set(sessions)) == 5
 
 
 def test_sessions_of_different_masters_do_not_meet(store: Store, master: User) -> None:

@@ -83,7 +83,7 @@ class Trader:
                     self._reduced(news)
         for trade, thing in seen.adopted:
             self._adopt(trade, thing)
-        for thing in seen.strangers:
+        for thing in seen.strangers if self._mirror.known else ():
             self._spoken.say(
                 f"stranger {thing.identifier}",
                 f"{thing.action} {thing.volume} {thing.symbol} #{thing.identifier} ({thing.comment!r}) has our magic "

@@ -43,17 +43,17 @@ class Chain:
         }
         for part in ("master", "client", "server"):
             self.start(part)
-        for name, role in (("master_user", "master"), ("client_user", "client")):
-            self.admin("POST", "/users/", {"username": name, "password": PASSWORDS[name], "role": role})
+        self.make_users()
         self.write_configs()
         self.master, self.client = mt5_sim.Client(), mt5_sim.Client()
         for mt5, part, login in ((self.master, "master", 1001), (self.client, "client", 2001)):
             self.connect(mt5, part, login)
-            for other, price in (("EURUSD", 1.1), ("XAUUSD", 2650.0)):
-                mt5.symbol_select(other, True)
-                assert price
         self.start("sender")
         self.start("copier")
+
+    def make_users(self) -> None:
+        for name, role in (("master_user", "master"), ("client_user", "client")):
+            self.admin("POST", "/users/", {"username": name, "password": PASSWORDS[name], "role": role})
 
     def connect(self, mt5: Any, part: str, login: int) -> None:
         assert mt5.initialize(f"127.0.0.1:{self.ports[part]}", login=login, password="demo", server="Sim")

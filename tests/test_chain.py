@@ -62,6 +62,40 @@ def test_all_parts_may_be_killed_at_once(chain: Chain) -> None:
     assert chain.ever_opened() == 2
 
 
+def test_a_lost_server_database_doubles_nothing_and_closes_nothing_wrongly(chain: Chain) -> None:
+    running_copier(chain)
+    goes = chain.master_opens(0.2)
+    chain.master_opens(0.4)
+    chain.agrees("two trades")
+    chain.kill("server")
+    for file in chain.folder.glob("server.db*"):
+        file.unlink()
+    chain.master_closes(goes)
+    chain.restart("server")
+    chain.make_users()
+    chain.agrees("after the server began with an empty database")
+    chain.master_opens(0.6, buy=False)
+    chain.agrees("and copying goes on")
+    assert chain.ever_opened() == 3
+
+
+def test_a_lost_ledger_doubles_nothing(chain: Chain) -> None:
+    running_copier(chain)
+    goes = chain.master_opens(0.2)
+    chain.master_opens(0.4)
+    chain.agrees("two trades")
+    for part in ("copier", "sender"):
+        chain.kill(part)
+    for file in (*chain.folder.glob("client.db*"), *chain.folder.glob("sender.db*")):
+        file.unlink()
+    for part in ("sender", "copier"):
+        chain.restart(part)
+    chain.wait(lambda: (chain.folder / "copier.out").read_text().count("adopted") == 2, "both copies to be adopted")
+    chain.master_closes(goes)
+    chain.agrees("after both ledgers were lost")
+    assert chain.ever_opened() == 2
+
+
 def test_a_position_closed_by_hand_stays_closed_over_restarts(chain: Chain) -> None:
     running_copier(chain)
     chain.master_opens(0.2)

@@ -148,7 +148,6 @@ class Symbol:
     volume_min: Decimal
     volume_max: Decimal
     volume_step: Decimal
-    stops_level: int  # points
     trade_mode: int  # SYMBOL_TRADE_MODE_*
     opens_buy: bool
     opens_sell: bool

@@ -19,8 +19,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
-from flask import Flask, Response, g, request
+from flask import Blueprint, Flask, Response, g, request
+from flask_sock import Sock
+from simple_websocket.errors import SimpleWebsocketError
 from werkzeug.exceptions import HTTPException
+from wsproto.utilities import RemoteProtocolError
 
 from auth import PASSWORD, Busy, Passwords, Throttle, Token, Tokens
 from bodies import (
@@ -67,15 +70,15 @@ from signals import (
     trade_from_sender,
     whole,
 )
-from webserver import ADOPT
+from webserver import TAKE_SOCKET
 
 log = logging.getLogger(__name__)
 
 BODY_LIMIT: Final = 64 << 10
 LOGIN_LIMIT: Final = 4 << 10
 WEBSOCKET: Final = "/ws"
+SUBPROTOCOL: Final = "bearer"  # offered by browsers together with their token
 PAGE: Final = 1000  # the longest list that one answer gives
-WEBSOCKET_GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
 ANYONE: Final = None
 EVERY_ROLE: Final = frozenset(Role)
@@ -125,13 +128,10 @@ Reply = tuple[int, dict[str, Any]]
 class Api:
     """The routes' handlers: each is given the caller and what the request says, and gives status and answer."""
 
-    def __init__(
-        self, store: Store, hub: Hub, settings: Settings, clock: Clock, sockets: Adopter | None = None
-    ) -> None:
+    def __init__(self, store: Store, hub: Hub, settings: Settings, clock: Clock) -> None:
         self._store = store
         self._hub = hub
         self._settings = settings
-        self._sockets = sockets
         self._passwords = Passwords()
         self._tokens = Tokens(settings.secret, store, settings.token_seconds)
         self._throttle = Throttle(clock)
@@ -442,40 +442,32 @@ class Api:
 
     # --- the WebSocket -----------------------------------------------------------------------------------------------
 
-    def websocket(self, user: User, token: Token, protocol: str | None) -> Response:
-        """Agree to the upgrade; the socket is taken over when the answer has gone out."""
-        headers = request.headers
-        key = headers.get("Sec-WebSocket-Key", "")
-        if headers.get("Upgrade", "").lower() != "websocket" or "upgrade" not in headers.get("Connection", "").lower():
-            raise Refused(426, "upgrade_required", "this address speaks WebSocket")
-        if headers.get("Sec-WebSocket-Version") != "13" or not _is_websocket_key(key):
-            raise Refused(400, "bad_handshake", "not a WebSocket handshake of version 13")
-        origin = headers.get("Origin")
+    def no_handshake(self, _caller: User) -> Reply:
+        raise Refused(426, "upgrade_required", "this address speaks WebSocket")
+
+    def admit(self, roles: frozenset[Role]) -> None:
+        """Refuse a handshake while it is still a request. The rest of it is looked at by simple-websocket."""
+        g.admitted = self.caller(websocket_token(), roles)
+        g.caller = g.admitted[0]
+        origin = request.headers.get("Origin")
         if origin is not None and origin.partition("://")[2].lower() != request.host.lower():
             raise Refused(403, "foreign_origin", "pages of other sites may not connect")
-        if self._sockets is None:
-            raise Refused(501, "no_websocket", "this server was started without WebSocket")
-        sockets = self._sockets
-        peer = f"{request.remote_addr}:{request.environ.get('REMOTE_PORT', '')}"
+        if not _is_websocket_key(request.headers.get("Sec-WebSocket-Key", "")):
+            raise Refused(400, "bad_handshake", "Sec-WebSocket-Key is not 16 bytes in base64")
+        # simple-websocket would agree to compression, and each follower would then need frames of its own.
+        request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
 
-        def adopt(sock: socket.socket, early: bytes) -> None:
-            connection = sockets.adopt(sock, peer, early, self._hub)
-            try:
-                self._hub.join(connection, user, token.expires_at)
-            except Unavailable as error:
-                log.error("%s", error)
-                connection.close(TRY_LATER, "the database does not answer")
-
-        request.environ[ADOPT] = adopt
-        digest = hashlib.sha1((key + WEBSOCKET_GUID).encode(), usedforsecurity=False).digest()
-        answer = Response(status=101)
-        answer.headers.clear()
-        answer.headers["Upgrade"] = "websocket"
-        answer.headers["Connection"] = "Upgrade"
-        answer.headers["Sec-WebSocket-Accept"] = base64.b64encode(digest).decode()
-        if protocol:
-            answer.headers["Sec-WebSocket-Protocol"] = protocol
-        return answer
+    def follow(self, sockets: Adopter) -> None:
+        """Hand the socket, which has been upgraded, to the thread that owns them all."""
+        user, token = g.admitted
+        sock, early = request.environ[TAKE_SOCKET]()
+        peer = f"{request.remote_addr}:{request.environ['REMOTE_PORT']}"
+        connection = sockets.adopt(sock, peer, early, self._hub)
+        try:
+            self._hub.join(connection, user, token.expires_at)
+        except Unavailable as error:
+            log.error("%s", error)
+            connection.close(TRY_LATER, "the database does not answer")
 
 
 def _public(user: User, connected: Mapping[str, int]) -> dict[str, Any]:
@@ -516,15 +508,15 @@ def bearer_token() -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-def websocket_token() -> tuple[str | None, str | None]:
-    """The token of a WebSocket handshake, and the subprotocol to agree to.
+def websocket_token() -> str | None:
+    """The token of a WebSocket handshake.
 
     A browser cannot set Authorization; it offers the subprotocols "bearer" and the token itself.
     """
     offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-    if "Authorization" not in request.headers and len(offered) == 2 and offered[0] == "bearer":
-        return offered[1], "bearer"
-    return bearer_token(), None
+    if "Authorization" not in request.headers and len(offered) == 2 and offered[0] == SUBPROTOCOL:
+        return offered[1]
+    return bearer_token()
 
 
 def from_loopback() -> bool:
@@ -614,7 +606,7 @@ ROUTES: Final = (
     Route("GET", "/overview", EVERY_ROLE, Api.overview, body=None),
     Route("GET", "/health", ANYONE, Api.health, body=None),
     Route("GET", "/metrics", ANYONE, Api.metrics, body=None),
-    Route("GET", WEBSOCKET, EVERY_ROLE, Api.websocket, body=None),
+    Route("GET", WEBSOCKET, EVERY_ROLE, Api.no_handshake, body=None),
 )
 QUIET_PATHS: Final = frozenset({"/health", "/metrics"})
 
@@ -624,20 +616,20 @@ def create_app(store: Store, hub: Hub, settings: Settings, clock: Clock, sockets
     app = Flask(__name__, static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    api = Api(store, hub, settings, clock, sockets)
+    api = Api(store, hub, settings, clock)
     app.extensions["api"] = api
     for route in ROUTES:
-        view = _view(api, route)
-        # A handshake matches only rules made for WebSockets, everything else only the others.
-        for websocket in (False, True) if route.path == WEBSOCKET else (False,):
-            app.add_url_rule(
-                route.path,
-                f"{route.method} {route.path} {websocket}",
-                view,
-                methods=[route.method],
-                provide_automatic_options=False,
-                websocket=websocket,
-            )
+        app.add_url_rule(
+            route.path,
+            f"{route.method} {route.path}",
+            _view(api, route),
+            methods=[route.method],
+            provide_automatic_options=False,
+        )
+        if route.path == WEBSOCKET and sockets is not None:
+            # A handshake matches only rules made for WebSockets, everything else only the others.
+            app.register_blueprint(_handshakes(api, route, sockets))
+    app.config["SOCK_SERVER_OPTIONS"] = {"subprotocols": [SUBPROTOCOL], "thread_class": NoThread}
     refuse_unlisted(app)
     _log_requests(app, api, clock)
     _answer_errors(app)
@@ -656,19 +648,48 @@ def refuse_unlisted(app: Flask) -> None:
 def _view(api: Api, route: Route) -> Callable[..., Response]:
     def view(**parts: str) -> Response:
         request.max_content_length = route.limit
-        protocol = None
         arguments: list[Any] = [None]
         if route.roles is not None:
-            token, protocol = websocket_token() if route.path == WEBSOCKET else (bearer_token(), None)
-            user, claims = api.caller(token, route.roles)
-            g.caller = user
-            arguments = [user, claims, protocol] if route.path == WEBSOCKET else [user]
+            g.caller, _ = api.caller(bearer_token(), route.roles)
+            arguments = [g.caller]
         if route.body is not None:
             arguments.append(route.body())
         reply = route.handler(api, *arguments, **parts)
         return reply if isinstance(reply, Response) else answer_of(reply)
 
     return view
+
+
+class NoThread:
+    """In place of the thread that simple-websocket starts for each socket: here one thread reads them all."""
+
+    name = ""
+
+    def __init__(self, target: object) -> None: ...
+
+    def start(self) -> None: ...
+
+
+def _handshakes(api: Api, route: Route, sockets: Adopter) -> Blueprint:
+    """The WebSocket's address for flask-sock, whose view begins with the upgrade: who may not is told before it."""
+    handshakes = Blueprint("websocket", __name__)
+
+    @handshakes.before_request
+    def admit() -> None:
+        api.admit(route.roles or EVERY_ROLE)
+
+    def websocket(upgraded: Any) -> None:
+        upgraded.connected = False  # or flask-sock would say goodbye when this returns
+        g.upgraded = True
+        api.follow(sockets)
+
+    def failed(error: Exception) -> Response:
+        return error_answer(400, "bad_handshake", f"no WebSocket handshake of version 13: {error}")
+
+    for kind in (RemoteProtocolError, SimpleWebsocketError, UnicodeError, OSError):
+        handshakes.register_error_handler(kind, failed)
+    Sock().route(route.path, handshakes, provide_automatic_options=False)(websocket)
+    return handshakes
 
 
 def _log_requests(app: Flask, api: Api, clock: Clock) -> None:
@@ -678,9 +699,10 @@ def _log_requests(app: Flask, api: Api, clock: Clock) -> None:
 
     @app.after_request
     def ended(response: Response) -> Response:
-        if response.status_code != 101:
-            response.headers["X-Content-Type-Options"] = "nosniff"
-            response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Cache-Control"] = "no-store"
+        if "upgraded" in g:
+            response.status_code = 101  # flask-sock's own answer, 200, is not sent
         api.answered[response.status_code] += 1
         quiet = g.get("quiet") or (request.path in QUIET_PATHS and response.status_code == 200)
         caller = g.get("caller")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import queue
 import signal
 import sys
@@ -24,11 +25,11 @@ from account import MarginMode, Reading, Symbol
 from api_client import Api
 from config import ClientConfig, load_client
 from console import NoModule, Spoken, load_module, log_to
-from copies import LIVE, Copy, Evidence, State, observe, order_key, unseen
+from copies import LIVE, Copy, Evidence, State, observe, order_key, unclaimed, unseen
 from ledger import CopierLedger, LedgerError, OneInstance, WrongLedger
 from link import Heard, Inbox, Listener, Lost, Reporter
-from mirror import CopyKey, Mirror
-from plan import Known, Refuse, Rules, plan
+from mirror import Mirror
+from plan import Known, Open, Refuse, Rules, plan
 from safety import Copying, Limits, stricter
 from settings_file import ConfigError
 from signals import Action, Check, Kind, an_object, number, one_of, or_null, read_fields
@@ -38,6 +39,9 @@ from trader import Trader, named
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 1.0  # also without any message
+FRESH_S: Final = 0.25  # how old the quotes and ages may be from which an open was planned
+HISTORY_EVERY_S: Final = 0.5  # between two questions to the history about the same copy
+ASK_AGAIN_S: Final = 5.0  # between two questions for the whole book
 ASLEEP_S: Final = 5.0  # a longer gap between two looks means that the machine slept: ask for a fresh book first
 
 
@@ -75,13 +79,18 @@ class Copier:
         self._mirror = Mirror(ledger.get("epoch") or "", int(ledger.get("seq") or 0))
         self._trader = Trader(terminal, ledger, config, self._mirror, clock)
         self._remembered = (self._mirror.epoch, self._mirror.seq)
-        self._server_settings: ServerSettings | None = None  # None = not heard since the connection was made
+        self._server_settings = ServerSettings(Copying.PAUSED)  # as heard last: a lost connection does not end a pause
+        self._settings_heard = False  # since the connection was made
         self._highest_equity = self._stored_equity = Decimal(ledger.get("highest_equity") or 0)
         self._last_look, self._last_wall = clock.monotonic(), clock.time()
         self._born_epoch, self._born_at = ledger.get("born_epoch") or "", int(ledger.get("born_at") or 0)
-        self._missing_since: dict[CopyKey, float] = {}
+        self._missing_since: dict[
+            Copy, float
+        ] = {}  # by the whole copy: whatever changes about it, patience begins anew
+        self._history_asked: dict[Copy, float] = {}
         self._spoken = Spoken(log)
-        self._asked_for_sync = False
+        self._asked_at = -math.inf
+        self._defect = False
         self.ended = ""  # why the copier must stop; empty while it need not
 
     # -- receiving
@@ -98,8 +107,8 @@ class Copier:
     def _take(self, heard: Heard | Lost) -> None:
         if isinstance(heard, Lost):
             self._mirror.disconnected()
-            self._server_settings = None
-            self._asked_for_sync = False
+            self._settings_heard = False
+            self._asked_at = -math.inf
             if heard.for_good:
                 self.ended = heard.why
             self._spoken.say("server", f"not connected to the server: {heard.why}", logging.WARNING)
@@ -112,37 +121,48 @@ class Copier:
                 return
             needs_sync = self._mirror.apply(message, heard.at)
         except ValueError as error:
-            log.error("the server sent a %s message that this program does not understand: %s", kind, error)
+            self._spoken.say(
+                "message",
+                f"the server sent a {kind} message that this program does not understand: {error}",
+                logging.ERROR,
+            )
             self._mirror.synced = False
-            needs_sync = True
+            self._ask_for_book(heard.at)
+            return
         if kind == "book":
-            self._asked_for_sync = False
+            self._asked_at = -math.inf
             self._spoken.clear("server", "connected to the server: book with %d trades", len(self._mirror.trades))
         elif kind in ("signal", "modify", "close"):
             log.info("received %s", _told(message))
         elif kind == "master":
-            data = message.get("data", {})
-            log.info("master %s is %s", data.get("master"), "online" if data.get("online") else "offline")
-        if needs_sync and not self._asked_for_sync:
+            data = message["data"]
+            log.info("master %s is %s", data["master"], "online" if data["online"] else "offline")
+        if needs_sync:
+            self._ask_for_book(heard.at)
+
+    def _ask_for_book(self, now: float) -> None:
+        """Ask once, and again after a while: the question or its answer may be lost."""
+        if now - self._asked_at >= ASK_AGAIN_S:
+            self._asked_at = now
             log.info("a message is missing or was not understood: asking for the whole book")
-            self._asked_for_sync = True
             self._link.sync()
 
     def _take_settings(self, message: Mapping[str, Any]) -> None:
         """The account's settings on the server. Raises `ValueError`; then nothing is opened until better ones come."""
-        self._server_settings = None
+        self._settings_heard = False
         data = read_fields(message, {"data": an_object}, others_allowed=True)["data"]
         found = read_fields(data, {"copying": one_of(Copying)}, {"trade_copy": or_null(an_object)}, others_allowed=True)
         limits = read_fields(found.get("trade_copy") or {}, {}, LIMITS, others_allowed=True)
         self._server_settings = ServerSettings(
             found["copying"], {name: value for name, value in limits.items() if value is not None}
         )
+        self._settings_heard = True
         words = "".join(f", {name} {value}" for name, value in self._server_settings.limits.items())
         log.info("the server's settings: copying %s%s", found["copying"], words)
 
     def rules(self) -> Rules:
         """The follower's file, made stricter by the server's settings."""
-        config, server = self._config, self._server_settings or ServerSettings()
+        config, server = self._config, self._server_settings
         return Rules(
             stricter(config.copying, server.copying),
             config.sizing,
@@ -153,16 +173,21 @@ class Copier:
     # -- one round
 
     def step(self) -> bool:
-        """Look, plan, act. Whether there is reason to look again at once."""
-        now, wall = self._clock.monotonic(), self._clock.time()
+        """Look, plan, act. Whether there is reason to look again at once. Raises `ConnectionLost`, `LedgerError`."""
+        began, wall = self._clock.monotonic(), self._clock.time()
         # The monotonic clock of some machines stands still while they sleep; the wall clock is asked for nothing else.
-        gap = max(now - self._last_look, abs(wall - self._last_wall))
-        self._last_look, self._last_wall = now, wall
+        gap = max(began - self._last_look, abs(wall - self._last_wall))
         if gap > ASLEEP_S:
             log.warning("no look at the account for %.0f s: asking for a fresh book first", gap)
             self._missing_since.clear()
             self._mirror.synced = False
-            self._link.sync()
+            self._ask_for_book(began)
+        try:
+            return self._look(began)
+        finally:
+            self._last_look, self._last_wall = self._clock.monotonic(), self._clock.time()
+
+    def _look(self, began: float) -> bool:
         try:
             reading = self._terminal.read()
         except Unreadable as problem:
@@ -175,14 +200,11 @@ class Copier:
         if reading.account.margin_mode is not MarginMode.HEDGING:
             self.ended = f"account {reading.account.login} is a netting account; only hedging accounts are copied to"
             return False
-        try:
-            return self._act_on(reading, now)
-        except Unreadable as problem:  # a quote or the history
-            self._missing_since.clear()
-            self._spoken.say("terminal", f"the terminal does not answer: {problem}", logging.WARNING)
-            return False
+        now = self._clock.monotonic()
+        slow = now - began > ASLEEP_S  # messages have been waiting meanwhile
+        return self._act_on(reading, now, opens=not slow) or slow
 
-    def _act_on(self, reading: Reading, now: float) -> bool:
+    def _act_on(self, reading: Reading, now: float, *, opens: bool) -> bool:
         mirror, ledger = self._mirror, self._ledger
         problem: LedgerError | None = None
         in_doubt = True
@@ -190,9 +212,9 @@ class Copier:
             in_doubt = self._take_stock(reading, now)
         except LedgerError as error:
             problem = error  # what takes risk away goes on
-        if not mirror.known:
-            return False
         rules = self.rules()
+        if not mirror.known and rules.copying is not Copying.FLATTEN:
+            return _raised(problem)
         symbols = self._symbols()
         known = Known(
             copies=dict(ledger.copies),
@@ -200,21 +222,23 @@ class Copier:
             symbols=symbols,
             highest_equity=self._highest_equity,
             now=now,
-            opens_allowed=mirror.synced and self._server_settings is not None and not in_doubt,
+            opens_allowed=opens and mirror.synced and self._settings_heard and not in_doubt and not self._defect,
             born_at=self._born_at if mirror.epoch == self._born_epoch else 0,
             utc_offset_s=self._terminal.utc_offset_s({symbol.name for symbol in symbols.values() if symbol}),
-            not_before=self._trader.not_before(),
+            rests=self._trader.rests(),
         )
         steps = plan(mirror, known, rules)
+        self._trader.announce(steps)
+        planned = self._clock.monotonic()
         for step in steps:
+            if isinstance(step, Open) and self._clock.monotonic() - planned > FRESH_S:
+                break  # quotes, ages and margin are old by now: look again first
             try:
                 self._trader.do(step, reading, rules)
             except LedgerError as error:
                 problem = error
         self._trader.forget({*mirror.trades, *ledger.copies})
-        if problem is not None:
-            raise problem
-        return any(not isinstance(step, Refuse) for step in steps)
+        return _raised(problem) or any(not isinstance(step, Refuse) for step in steps)
 
     def _take_stock(self, reading: Reading, now: float) -> bool:
         """Write down what account and server have shown. Whether the account contradicts the ledger unproven."""
@@ -238,25 +262,40 @@ class Copier:
         ledger = self._ledger
         watched = [copy for copy in ledger.copies.values() if copy.state in LIVE or copy.state is State.UNKNOWN]
         missing = unseen(watched, reading)
-        evidence = {copy.key: self._evidence(copy) for copy in missing}
-        waiting = {copy.key for copy in missing} | {copy.key for copy in watched if copy.reduce_to is not None}
-        self._missing_since = {key: self._missing_since.get(key, now) for key in waiting}
-        waited = {key: now - since for key, since in self._missing_since.items()}
+        waiting = {*missing, *(copy for copy in watched if copy.reduce_to is not None)}
+        self._missing_since = {copy: self._missing_since.get(copy, now) for copy in waiting}
+        self._history_asked = {copy: at for copy, at in self._history_asked.items() if copy in waiting}
+        evidence = {copy.key: self._evidence(copy, now) for copy in missing}
+        waited = {copy.key: now - since for copy, since in self._missing_since.items()}
         magic = self._config.magic
-        comments = [thing.comment for thing in reading.everything if thing.magic == magic]
-        seen = observe(watched, reading, evidence, waited, ledger.by_tag(comments), self._mirror, magic)
+        remembered: dict[int, Copy] = {}
+        for thing in unclaimed(watched, reading, magic):
+            if (copy := ledger.remembered(thing.comment, thing.identifier)) is not None:
+                remembered[thing.identifier] = copy
+        seen = observe(watched, reading, evidence, waited, remembered, self._mirror, magic)
         self._trader.record(seen)
         return bool(seen.doubt)
 
-    def _evidence(self, copy: Copy) -> Evidence:
-        """What the history says of a copy that the account does not show."""
-        ticket = copy.client_ticket if copy.client_kind is Kind.ORDER else copy.order
-        past = self._terminal.past_order(ticket) if ticket else None
-        if past is None and copy.state is State.OPENING and not copy.order:
-            found = [p for p in self._terminal.past_orders(3600) if p.comment == copy.tag and p.magic == copy.magic]
-            past = found[0] if found else None
-        identifier = past.position_id if past is not None and past.position_id else copy.client_ticket
-        deals = self._terminal.deals_of(identifier) if identifier else []
+    def _evidence(self, copy: Copy, now: float) -> Evidence:
+        """What the history says of a copy that the account does not show. Nothing when it cannot be read now."""
+        if now - self._history_asked.get(copy, -math.inf) < HISTORY_EVERY_S:
+            return Evidence()
+        self._history_asked[copy] = now
+        try:
+            ticket = copy.client_ticket if copy.client_kind is Kind.ORDER else copy.order
+            past = self._terminal.past_order(ticket) if ticket else None
+            if past is None and copy.state is State.OPENING and not copy.order:
+                found = [p for p in self._terminal.past_orders(3600) if p.comment == copy.tag and p.magic == copy.magic]
+                past = found[0] if found else None
+            identifier = past.position_id if past is not None and past.position_id else copy.client_ticket
+            deals = self._terminal.deals_of(identifier) if identifier else []
+        except ConnectionLost:
+            raise
+        except Unreadable as problem:
+            self._missing_since.pop(copy, None)  # not a good look at this copy
+            self._spoken.say("history", f"the history cannot be read: {problem}")
+            return Evidence()
+        self._spoken.clear("history", "the history can be read again")
         return Evidence(past, tuple(deals))
 
     # -- what is remembered
@@ -284,10 +323,20 @@ class Copier:
         """The symbols that a decision may be about now, those of trades to be opened with their margin."""
         followed = {c.symbol for c in self._ledger.copies.values() if c.state in (State.OPEN, State.CLOSING)}
         undecided = [held.trade for key, held in self._mirror.trades.items() if key not in self._ledger.copies]
+        asked = {trade.symbol for trade in undecided} | {
+            copy.symbol for copy in self._ledger.copies.values() if copy.state is State.OPENING
+        }
         found: dict[str, Symbol | None] = {}
-        for name in followed | {trade.symbol for trade in undecided}:
-            symbol = self._terminal.symbol(name)
-            if symbol is not None and any(trade.symbol == name for trade in undecided):
+        for name in followed | asked:
+            try:
+                symbol = self._terminal.symbol(name)
+            except ConnectionLost:
+                raise
+            except Unreadable as problem:  # must not hold up what concerns the others
+                self._spoken.say(f"symbol {name}", str(problem))
+                continue
+            self._spoken.clear(f"symbol {name}", "the terminal answers about %s again", name)
+            if symbol is not None and name in asked:
                 symbol = replace(
                     symbol,
                     margin_buy=self._terminal.margin_per_lot(Action.BUY, symbol),
@@ -295,6 +344,16 @@ class Copier:
                 )
             found[name] = symbol
         return found
+
+    def stop_opening(self) -> None:
+        """After a defect of this program: what is open is still followed and closed, nothing is opened any more."""
+        self._defect = True
+
+
+def _raised(problem: LedgerError | None) -> bool:
+    if problem is not None:
+        raise problem
+    return False
 
 
 def _told(message: Mapping[str, Any]) -> str:
@@ -313,6 +372,15 @@ def run(config: ClientConfig, stop: threading.Event) -> int:
     folder = config.folder
     one_instance = OneInstance(folder / "client.lock")
     ledger = CopierLedger(folder / "client.db", f"account {config.mt5.login} at {config.mt5.server}")
+    foreign = {c.magic for c in ledger.copies.values() if c.state in LIVE} - {config.magic}
+    if foreign:
+        ledger.close()
+        raise WrongLedger(
+            f"copies with the magic number {', '.join(map(str, foreign))} are still open, and the file says "
+            f"{config.magic}: change magic_number_copier back until they are closed"
+        )
+    if ledger.is_new:
+        log.info("a new ledger was begun: trades that are open already are not copied")
     terminal = Terminal(load_module(config.mt5.module), config.mt5)
     inbox: Inbox = queue.SimpleQueue()
     api = Api(config.api)
@@ -334,6 +402,11 @@ def run(config: ClientConfig, stop: threading.Event) -> int:
                 connect_until(terminal, stop)
             except LedgerError as error:
                 log.error("nothing is opened while the ledger cannot be written: %s", error)
+                stop.wait(1.0)
+            except Exception:
+                log.exception("a defect of this program: nothing is opened any more, open copies are still followed")
+                copier.stop_opening()
+                stop.wait(5.0)
             copier.wait(0.0 if again else LOOK_EVERY_S)
         if copier.ended:
             log.error("stopped: %s", copier.ended)

@@ -7,6 +7,7 @@ history says so, or when good readings have gone without it for `PATIENCE_S`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -70,6 +71,7 @@ class Copy:
         return (self.master, self.kind, self.ticket)
 
 
+@functools.lru_cache(maxsize=65_536)
 def tag_of(key: CopyKey) -> str:
     """The order comment that marks the copy of a trade: at most 16 ASCII characters, the same whenever it is asked for.
 
@@ -97,6 +99,8 @@ def order_key(key: CopyKey) -> CopyKey:
 def position_key(key: CopyKey) -> CopyKey:
     return (key[0], Kind.POSITION, key[2])
 
+
+Thing = Position | Order
 
 # --- what became of our copies ---------------------------------------------------------------------------------------
 
@@ -156,8 +160,8 @@ class Observation:
     """What a reading says of all copies. In `doubt` are those it contradicts without proof."""
 
     news: tuple[Seen | Ended | Reduced, ...] = ()
-    adopted: tuple[tuple[Trade, Position | Order], ...] = ()  # of a ledger that was lost
-    strangers: tuple[Position | Order, ...] = ()  # ours by magic, and nobody knows whose copies
+    adopted: tuple[tuple[Trade, Thing], ...] = ()  # of a ledger that was lost
+    strangers: tuple[Thing, ...] = ()  # ours by magic, and nobody knows whose copies
     doubt: tuple[Copy, ...] = ()
 
 
@@ -173,35 +177,40 @@ def unseen(copies: Iterable[Copy], reading: Reading) -> list[Copy]:
     ]
 
 
+def unclaimed(copies: Iterable[Copy], reading: Reading, magic: int) -> list[Thing]:
+    """What has our magic on the account and is not known as an open copy."""
+    claimed = {(copy.client_kind, copy.client_ticket) for copy in copies if copy.state in (State.OPEN, State.CLOSING)}
+    return [t for t in reading.everything if t.magic == magic and (t.kind, t.identifier) not in claimed]
+
+
 def observe(
     copies: Collection[Copy],
     reading: Reading,
     evidence: Mapping[CopyKey, Evidence],
     waited: Mapping[CopyKey, float],
-    by_tag: Mapping[str, Copy],
+    remembered: Mapping[int, Copy],
     mirror: Mirror,
     magic: int,
 ) -> Observation:
     """What became of our copies.
 
     `copies` are the live ones and those given up as unknown; `evidence` and `waited` (seconds of good readings without
-    the copy) speak of those that `unseen` named; `by_tag` has the ledger's copies for the comments on the account.
+    the copy) speak of those that `unseen` named; `remembered` has the ledger's copy for the identifier of what is
+    `unclaimed`, found by its comment or by the ticket it once had.
     """
     positions = {p.identifier: p for p in reading.positions}
     orders = {o.ticket: o for o in reading.orders}
-    claimed = {(copy.client_kind, copy.client_ticket) for copy in copies if copy.client_ticket}
-    free = [t for t in reading.everything if t.magic == magic and (t.kind, t.identifier) not in claimed]
+    free = unclaimed(copies, reading, magic)
     news: list[Seen | Ended | Reduced] = []
     doubt: list[Copy] = []
 
+    found = _found(copies, evidence, free)
     for copy in copies:
         proof = evidence.get(copy.key, Evidence())
         patient = waited.get(copy.key, 0.0) < PATIENCE_S
         if copy.state in (State.OPENING, State.UNKNOWN):
-            found = _ours_among(free, copy)
-            if found is not None:
-                free.remove(found)
-                news.append(_seen(copy, found))
+            if copy.key in found:
+                news.append(_seen(copy, found[copy.key]))
             elif copy.state is State.OPENING and (end := _never_opened(copy, proof, patient)):
                 news.append(end)
             continue
@@ -224,11 +233,12 @@ def observe(
         if copy.reduce_to is not None and (shown.volume <= copy.reduce_to or not patient):
             news.append(Reduced(copy, shown.volume <= copy.reduce_to))
 
-    adopted, strangers = [], []
-    tags = {tag_of(key): trade for key, trade in _by_key(mirror).items()}
+    adopted: list[tuple[Trade, Thing]] = []
+    strangers: list[Thing] = []
+    tags = {tag_of(key): trade for key, trade in _by_key(mirror).items()} if free else {}
     taken: set[CopyKey] = {copy.key for copy in copies if copy.state in LIVE}
     for thing in free:
-        known = by_tag.get(thing.comment)
+        known = remembered.get(thing.identifier)
         trade = tags.get(thing.comment)
         if known is not None and known.key not in taken:
             taken.add(known.key)
@@ -247,30 +257,47 @@ def _by_key(mirror: Mirror) -> dict[CopyKey, Trade]:
     return {**{order_key(key): trade for key, trade in trades.items()}, **trades}
 
 
-def _seen(copy: Copy, thing: Position | Order) -> Seen:
+def _seen(copy: Copy, thing: Thing) -> Seen:
     return Seen(copy, thing.kind, thing.identifier, thing.volume, thing.price)
 
 
-def _ours_among(free: Iterable[Position | Order], copy: Copy) -> Position | Order | None:
-    """What the account shows of an order whose outcome is not known: by its ticket, by its tag, or by its likeness.
+def _found(copies: Iterable[Copy], evidence: Mapping[CopyKey, Evidence], free: list[Thing]) -> dict[CopyKey, Thing]:
+    """What the account shows of orders whose outcome is not known; what is found is taken out of `free`.
 
-    Likeness is for brokers that replace the comment. It is safe because no second order of the same symbol, side and
-    volume is sent while one is unresolved, and because tickets rise: nothing that was there before can be it.
+    By ticket or tag first, for all of them; by likeness only what is left. Likeness is for brokers that replace the
+    comment. It is safe because no second order of the same symbol, side and volume is sent while one is unresolved,
+    because tickets rise (nothing that was there before can be it), and because it must be unique both ways.
     """
-    by_ticket = [thing for thing in free if copy.order and thing.identifier == copy.order]
-    by_tag = [thing for thing in free if thing.comment == copy.tag]
-    alike = [
-        thing
-        for thing in free
-        if copy.state is State.OPENING
-        and thing.identifier > copy.after_ticket
+    lost = [copy for copy in copies if copy.state in (State.OPENING, State.UNKNOWN)]
+    found: dict[CopyKey, Thing] = {}
+    for copy in lost:
+        past = evidence.get(copy.key, Evidence()).past
+        tickets = {copy.order, copy.client_ticket, past.position_id if past is not None else 0} - {0}
+        sure = [t for t in free if t.identifier in tickets] or [t for t in free if t.comment == copy.tag]
+        if sure:
+            found[copy.key] = sure[0]
+            free.remove(sure[0])
+    opening = [copy for copy in lost if copy.state is State.OPENING and copy.key not in found]
+    alike = {copy.key: [thing for thing in free if _alike(copy, thing)] for copy in opening}
+    for copy in opening:
+        rivals = [other for other in opening if other is not copy and set(alike[other.key]) & set(alike[copy.key])]
+        if len(alike[copy.key]) == 1 and not rivals:
+            found[copy.key] = alike[copy.key][0]
+    for thing in found.values():
+        if thing in free:
+            free.remove(thing)
+    return found
+
+
+def _alike(copy: Copy, thing: Thing) -> bool:
+    return (
+        thing.identifier > copy.after_ticket
         and thing.symbol == copy.symbol
         and thing.action.buys == copy.action.buys
         and (copy.kind is Kind.ORDER or isinstance(thing, Position))
         and thing.volume <= copy.volume
         and not _is_tag(thing.comment)
-    ]
-    return next(iter(by_ticket or by_tag or (alike if len(alike) == 1 else [])), None)
+    )
 
 
 def _is_tag(comment: str) -> bool:
@@ -302,6 +329,8 @@ def _gone(copy: Copy, proof: Evidence, patient: bool) -> Ended | None:
         return Ended(copy, state, reason, f"pending order {past.ticket} {past.end}")
     if patient:
         return None
+    if copy.client_kind is Kind.ORDER:  # it may have filled, and then a second entry would double it
+        return Ended(copy, State.UNKNOWN, Reason.OUTCOME_UNKNOWN, "the pending order vanished without a trace")
     return Ended(copy, state, reason, f"not on the account for {PATIENCE_S:.0f} s, no deal in the history shows why")
 
 

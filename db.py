@@ -15,7 +15,6 @@ import logging
 import os
 import secrets
 import sqlite3
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, Final
 
+from onelock import Locked, lock
 from records import (
     NO_CONFIG,
     Clock,
@@ -828,20 +828,8 @@ def hold(path: Path) -> IO[bytes]:
     Raises `Unusable` when another process holds it: two servers on one database would number changes twice.
     """
     try:
-        file = open(path, "a+b")  # noqa: SIM115 - stays open on purpose
+        return lock(path)
+    except Locked as error:
+        raise Unusable(f"another server is using this database ({error})") from error
     except OSError as error:
         raise Unusable(f"{path} cannot be written: {error}") from error
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise Unusable(f"another server is using this database ({path} is locked)") from error
-    return file

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import sqlite3
-import sys
 import threading
 import time
 import uuid
@@ -19,10 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from copies import Copy, State
 from mirror import CopyKey
+from onelock import Locked, lock
 from signals import Action, Book, Key, Kind, Source, Trade, decode, encode, trade_for_sender, trade_from_sender
 
 log = logging.getLogger(__name__)
@@ -43,11 +43,9 @@ class OneInstance:
     """A lock on `path` that dies with its process. Raises `WrongLedger` when another process holds it."""
 
     def __init__(self, path: Path) -> None:
-        self._file: IO[str] = open(path, "a+")  # noqa: SIM115  held open for as long as the lock is
         try:
-            _lock(self._file)
-        except OSError as error:
-            self._file.close()
+            self._file = lock(path)
+        except Locked as error:
             raise WrongLedger(
                 f"{path} is in use: the same program is already running in this folder. Two of them on one account "
                 "would fight over it; close the other one first."
@@ -55,18 +53,6 @@ class OneInstance:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _lock(file: IO[str]) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class Ledger:
@@ -115,7 +101,7 @@ class Ledger:
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
         try:
             db.row_factory = sqlite3.Row
             db.execute("PRAGMA journal_mode = WAL")
@@ -181,14 +167,18 @@ class CopierLedger(Ledger):
         live = (State.OPENING, State.OPEN, State.CLOSING, State.UNKNOWN)
         rows = self._rows("SELECT * FROM copies WHERE state IN (?, ?, ?, ?)", *live)
         self.copies: dict[CopyKey, Copy] = {copy.key: copy for copy in map(_copy, rows)}
+        self._absent: set[CopyKey] = set()  # asked for, and not in the file
 
     def load(self, keys: Iterable[CopyKey]) -> None:
         """Have the copies of these trades in `copies`, where there are any."""
         for key in keys:
-            if key not in self.copies:
-                rows = self._rows("SELECT * FROM copies WHERE master = ? AND kind = ? AND ticket = ?", *key)
-                for row in rows:
-                    self.copies[key] = _copy(row)
+            if key in self.copies or key in self._absent:
+                continue
+            rows = self._rows("SELECT * FROM copies WHERE master = ? AND kind = ? AND ticket = ?", *key)
+            if rows:
+                self.copies[key] = _copy(rows[0])
+            else:
+                self._absent.add(key)
 
     def forget(self, needed: Iterable[CopyKey]) -> None:
         """Keep of the ended copies only those that are `needed` in memory. The file keeps all."""
@@ -196,13 +186,14 @@ class CopierLedger(Ledger):
         ended = (State.CLOSED, State.CLOSED_BY_CLIENT, State.SKIPPED, State.FAILED)
         for key in [key for key, copy in self.copies.items() if copy.state in ended and key not in keep]:
             del self.copies[key]
+        self._absent &= keep
 
-    def by_tag(self, tags: Iterable[str]) -> dict[str, Copy]:
-        found = {}
-        for tag in set(tags):
-            for row in self._rows("SELECT * FROM copies WHERE tag = ?", tag):
-                found[tag] = _copy(row)
-        return found
+    def remembered(self, tag: str, client_ticket: int) -> Copy | None:
+        """The copy with this tag, or else the last one that was this position or order on the account."""
+        rows = self._rows("SELECT * FROM copies WHERE tag = ?", tag) or self._rows(
+            "SELECT * FROM copies WHERE client_ticket = ? ORDER BY updated_at DESC LIMIT 1", client_ticket
+        )
+        return _copy(rows[0]) if rows else None
 
     def record(self, *copies: Copy, reports: Iterable[Mapping[str, Any]] = ()) -> None:
         """The state of copies from now on, together with the reports about them, in one transaction."""
@@ -223,6 +214,7 @@ class CopierLedger(Ledger):
                 db.execute("INSERT INTO reports (body) VALUES (?)", (encode({"id": uuid.uuid4().hex, **report}),))
         for copy in copies:
             self.copies[copy.key] = copy
+            self._absent.discard(copy.key)
 
     def withdraw(self, copy: Copy) -> None:
         """Take an intent back: the broker's answer proves that its order was not executed."""

@@ -152,6 +152,7 @@ class Listener(threading.Thread):
             url,
             **direct,
             timeout=SILENCE_S,
+            redirect_limit=0,  # the token is for this server alone
             header=[f"Authorization: Bearer {token}"],
             sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
             sslopt={"ca_certs": self._settings.ca_file} if self._settings.ca_file else None,

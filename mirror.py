@@ -76,6 +76,7 @@ class Mirror:
         self.known = False  # a book has come since the start
         self.synced = False  # and everything since, over a connection that stands
         self.book_time = 0  # UTC ms by the server's clock: when it made the last whole book
+        self._closed: set[CopyKey] = set()  # closed in so many words since the last whole book
         # Masters whose books are not believed to be complete: the server's database went back in time (a backup was
         # restored), and their senders have not reported to it since.
         self.went_back: dict[str, int | None] = {}
@@ -84,12 +85,15 @@ class Mirror:
         """The books stay as they are, but may be out of date: nothing may be opened from them."""
         self.synced = False
 
-    def speaks_for(self, master: str, source: Source, epoch: str) -> bool:
-        """Whether a trade of `master` that is not in the book is gone, and not merely unknown to this server database.
+    def speaks_for(self, key: CopyKey, source: Source, epoch: str) -> bool:
+        """Whether a trade that is not in the book is gone, and not merely unknown to this server database.
 
         `epoch` is that of the database that told of the trade. What a sender's account holds is known once it has
         reported; what was entered by hand is known to the database in which it was entered, and to no other.
         """
+        master = key[0]
+        if key in self._closed:
+            return True
         if not self.known or master not in self.masters or master in self.went_back:
             return False
         if source is Source.MANUAL:
@@ -137,8 +141,13 @@ class Mirror:
             held = _held(entry, found["server_time"], now, 0)
             trades[(held.trade.master, *held.trade.key)] = held
 
-        if found["epoch"] == self.epoch and found["seq"] < self.seq:
-            self.went_back = {name: master.reported_at for name, master in masters.items()}
+        if found["epoch"] == self.epoch:
+            if found["seq"] < self.seq:
+                self.went_back = {name: master.reported_at for name, master in masters.items()}
+            for name, master in masters.items():  # other masters may have moved the number on meanwhile
+                known = self.masters.get(name)
+                if known is not None and (known.reported_at or 0) > (master.reported_at or 0):
+                    self.went_back[name] = master.reported_at
         self.went_back = {
             name: then
             for name, then in self.went_back.items()
@@ -151,6 +160,7 @@ class Mirror:
                 trades[key] = Held(
                     held.trade, held.age_at_receipt_ms, held.received, before.detected_at, before.server_time
                 )
+        self._closed = {key for key in self._closed if key[0] in self.went_back and key not in trades}
         self.masters, self.trades = masters, trades
         self.epoch, self.seq, self.book_time = found["epoch"], found["seq"], found["server_time"]
         self.known = self.synced = True
@@ -162,24 +172,20 @@ class Mirror:
             {"detected_at": or_null(TIME_MS)},
             others_allowed=True,
         )
-        if not self.known or not self.synced:
+        if not self.known:
             return True
         if found["seq"] <= self.seq:
             return False
-        if found["prev"] > self.seq:
+        data = found["data"]
+        gone = message["type"] == "close" and not _lots_left(data)
+        if gone:  # absolute, and of the newest: true whatever may be missing before it
+            key = _key(data)
+            self.trades.pop(key, None)
+            self._closed.add(key)
+        if not self.synced or found["prev"] > self.seq:
             self.synced = False
             return True
-        data = dict(found["data"])
-        remaining = Decimal(1)
-        if message["type"] == "close":
-            closed = read_fields(data, {"remaining": number(0, 1_000_000)}, others_allowed=True)
-            remaining = closed["remaining"]
-            if not remaining:
-                closed = read_fields(
-                    data, {"master": USERNAME, "kind": one_of(Kind), "ticket": TICKET}, others_allowed=True
-                )
-                self.trades.pop((closed["master"], closed["kind"], closed["ticket"]), None)
-        if remaining:
+        if not gone:
             held = _held(data, found["server_time"], now, found.get("detected_at") or 0)
             self.trades[(held.trade.master, *held.trade.key)] = held
         self.seq = found["seq"]
@@ -204,6 +210,16 @@ class Mirror:
         if name in self.went_back and reported != self.went_back[name]:
             del self.went_back[name]
         return False
+
+
+def _lots_left(data: Mapping[str, Any]) -> Decimal:
+    left: Decimal = read_fields(data, {"remaining": number(0, 1_000_000)}, others_allowed=True)["remaining"]
+    return left
+
+
+def _key(data: Mapping[str, Any]) -> CopyKey:
+    found = read_fields(data, {"master": USERNAME, "kind": one_of(Kind), "ticket": TICKET}, others_allowed=True)
+    return (found["master"], found["kind"], found["ticket"])
 
 
 def _held(data: Mapping[str, Any], server_time: int, now: float, detected_at: int) -> Held:

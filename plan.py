@@ -25,7 +25,7 @@ from safety import (
     remaining_volume,
     rounded_price,
 )
-from signals import NOTHING, Kind, Trade
+from signals import NOTHING, Action, Kind, Trade
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,21 @@ class Refuse:
     refusal: Refusal
 
 
-Step = Close | Reduce | Remove | SetStops | Move | Inherit | Open | Refuse
+Follow = Close | Reduce | Remove | SetStops | Move | Inherit
+Step = Follow | Open | Refuse
+Aim = tuple[Decimal | int, ...]
+
+
+def aim_of(step: Step) -> Aim:
+    """What a step wants to reach: with another aim it is another step, which need not rest because this one does."""
+    match step:
+        case Reduce():
+            return (step.to,)
+        case SetStops():
+            return (step.sl, step.tp)
+        case Move():
+            return (step.price, step.stoplimit, step.sl, step.tp, step.expiration)
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +130,18 @@ class Known:
 
     copies: Mapping[CopyKey, Copy]  # all that concern trades of the books, and all live ones
     reading: Reading
-    symbols: Mapping[str, Symbol | None]  # None = the broker has none of that name
+    symbols: Mapping[str, Symbol | None]  # None = the broker has none of that name; missing = no answer now
     highest_equity: Decimal
     now: float  # monotonic seconds
     opens_allowed: bool = True  # False while the reading is in doubt or the books are not up to date
     born_at: int = 0  # when the ledger began, UTC ms by the clock of this server database; 0 = with another database
     utc_offset_s: int | None = None  # of the client's broker clock; None = not known
-    # (trade, kind of step) → monotonic time until which that step rests, after a refusal for now
-    not_before: Mapping[tuple[CopyKey, type], float] = field(default_factory=dict)
+    # (trade, kind of step) → until when (monotonic) the step with this aim rests, because it was done or refused
+    rests: Mapping[tuple[CopyKey, type], tuple[float, Aim]] = field(default_factory=dict)
 
-    def rests(self, key: CopyKey, kind: type) -> bool:
-        return self.not_before.get((key, kind), 0.0) > self.now
+    def is_resting(self, key: CopyKey, step: Step) -> bool:
+        until, aim = self.rests.get((key, type(step)), (0.0, ()))
+        return until > self.now and aim == aim_of(step)
 
 
 def plan(mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
@@ -134,33 +149,36 @@ def plan(mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
     away: list[Step] = []
     moves: list[Step] = []
     opens: list[Step] = []
+    positions = {position.identifier: position for position in known.reading.positions}
+    orders = {order.ticket: order for order in known.reading.orders}
     for copy in known.copies.values():
         if copy.state in (State.OPEN, State.CLOSING):
-            for step in _follow(copy, mirror, known, rules):
-                if not known.rests(copy.key, type(step)):
+            position, order = positions.get(copy.client_ticket), orders.get(copy.client_ticket)
+            for step in _follow(copy, position, order, mirror, known, rules):
+                if not known.is_resting(copy.key, step):
                     (moves if isinstance(step, SetStops | Move) else away).append(step)
     if known.opens_allowed:
         opens = _opens(mirror, known, rules)
     return away + moves + opens
 
 
-def _follow(copy: Copy, mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
-    """What an open copy needs to be as its master's trade is."""
-    position = next((p for p in known.reading.positions if p.identifier == copy.client_ticket), None)
-    order = next((o for o in known.reading.orders if o.ticket == copy.client_ticket), None)
+def _follow(
+    copy: Copy, position: Position | None, order: Order | None, mirror: Mirror, known: Known, rules: Rules
+) -> list[Follow]:
+    """What an open copy, shown as `position` or `order`, needs to be as its master's trade is."""
     held = mirror.trades.get(copy.key)
     heir = mirror.trades.get(position_key(copy.key)) if copy.kind is Kind.ORDER else None
 
     if rules.copying is Copying.FLATTEN:
         return _end(copy, position, order, Reason.FLATTENED)
-    if heir is not None:
+    if heir is not None and held is None:  # while the master's order stands as well, only a part of it has filled
         # The master's order filled. A copy that filled too goes on as the copy of the position; one that did not is
         # taken back first, and only when it is proven not to have filled is the position opened at market: never both.
         if position is not None and order is None:
             return [Inherit(copy, heir.trade)]
         return _end(copy, None, order, Reason.MASTER_CLOSED)
     if held is None:
-        if not mirror.speaks_for(copy.master, copy.source, copy.epoch):
+        if not mirror.speaks_for(copy.key, copy.source, copy.epoch):
             return []
         return _end(copy, position, order, Reason.MASTER_CLOSED)
 
@@ -168,11 +186,9 @@ def _follow(copy: Copy, mirror: Mirror, known: Known, rules: Rules) -> list[Step
     symbol = known.symbols.get(copy.symbol)
     if symbol is None:
         return []
-    if (
-        trade.action.buys != copy.action.buys
-    ):  # the master turned round: this copy is the copy of something that is gone
+    if trade.action.buys != copy.action.buys:  # the master turned round: what this is a copy of is gone
         return _end(copy, position, order, Reason.MASTER_CLOSED)
-    wanted: list[Step] = []
+    wanted: list[Follow] = []
     if position is not None and copy.kind is Kind.POSITION and copy.reduce_to is None:
         target = remaining_volume(copy.volume, position.volume, trade.volume, copy.master_volume, symbol)
         if target < position.volume:
@@ -182,8 +198,8 @@ def _follow(copy: Copy, mirror: Mirror, known: Known, rules: Rules) -> list[Step
     price, stoplimit, sl, tp = _prices(trade, symbol)
     if position is not None and (position.sl, position.tp) != (sl, tp):
         wanted.append(SetStops(copy, position, sl, tp))
-    if order is not None:
-        expiration = _expiration(trade, symbol, known)
+    if order is not None and copy.kind is Kind.ORDER:
+        expiration = _expiration(trade, symbol, known, order.expiration_msc // 1000)
         now = (order.price, order.stoplimit, order.sl, order.tp, order.expiration_msc // 1000)
         if now != (price, stoplimit, sl, tp, expiration):
             wanted.append(Move(copy, order, price, stoplimit, sl, tp, expiration))
@@ -198,18 +214,20 @@ def _prices(trade: Trade, symbol: Symbol) -> tuple[Decimal, Decimal, Decimal, De
     return price, stoplimit, sl, tp
 
 
-def _expiration(trade: Trade, symbol: Symbol, known: Known) -> int:
-    """When the client's broker should let a pending order expire, by its own clock.
+def _expiration(trade: Trade, symbol: Symbol, known: Known, now: int = 0) -> int:
+    """When the client's broker should let a pending order expire, by its own clock; `now` while that is not known.
 
-    0 where it cannot, or where its clock is not known: the copy is then removed when the master's order has gone.
+    0 where it cannot: the copy is then removed when the master's order has gone.
     """
-    if not trade.expiration or not symbol.takes_expiration or known.utc_offset_s is None:
+    if not trade.expiration or not symbol.takes_expiration:
         return 0
+    if known.utc_offset_s is None:
+        return now
     return trade.expiration // 1000 + known.utc_offset_s
 
 
-def _end(copy: Copy, position: Position | None, order: Order | None, reason: Reason) -> list[Step]:
-    ends: list[Step] = []
+def _end(copy: Copy, position: Position | None, order: Order | None, reason: Reason) -> list[Follow]:
+    ends: list[Follow] = []
     if order is not None:
         ends.append(Remove(copy, order, reason))
     if position is not None:
@@ -222,8 +240,11 @@ def _opens(mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
     exposure = exposure_of(known, rules.magic)
     unresolved = {(c.symbol, c.action.buys, c.volume) for c in known.copies.values() if c.state is State.OPENING}
     for key, held in mirror.trades.items():
-        if key in known.copies or known.rests(key, Open):
+        if key in known.copies or known.rests.get((key, Open), (0.0, ()))[0] > known.now:
             continue
+        forerunner = known.copies.get(order_key(key)) if key[1] is Kind.POSITION else None
+        if forerunner is not None and forerunner.state in LIVE:
+            continue  # the copy of the pending order it came from is settled first; then this is decided
         verdict = _judged(key, held, known, rules, exposure)
         if isinstance(verdict, Allowed):
             likeness = (verdict.symbol.name, held.trade.action.buys, verdict.volume)
@@ -263,20 +284,31 @@ def _judged(key: CopyKey, held: Held, known: Known, rules: Rules, exposure: Expo
         known.symbols.get(held.trade.symbol),
         exposure,
     )
-    return (_decided_by_its_order(key, known) or verdict) if isinstance(verdict, Allowed) else verdict
+    if isinstance(verdict, Allowed):
+        return _decided_by_its_order(key, known) or verdict
+    if verdict.reason is Reason.SYMBOL_UNKNOWN and held.trade.symbol not in known.symbols:
+        return Refusal(Reason.NO_QUOTE, f"the terminal does not answer about {held.trade.symbol}", {})
+    return verdict
 
 
 def _with(exposure: Exposure, trade: Trade, allowed: Allowed) -> Exposure:
-    margin = (allowed.symbol.margin_buy if trade.action.buys else allowed.symbol.margin_sell) or NOTHING
-    return Exposure(exposure.trades + 1, exposure.lots + allowed.volume, exposure.margin + margin * allowed.volume)
+    margin = _margin(allowed.symbol, trade.action, allowed.volume)
+    return Exposure(exposure.trades + 1, exposure.lots + allowed.volume, exposure.margin + margin)
+
+
+def _margin(symbol: Symbol | None, action: Action, volume: Decimal) -> Decimal:
+    per_lot = None if symbol is None else symbol.margin_buy if action.buys else symbol.margin_sell
+    return (per_lot or NOTHING) * volume
 
 
 def exposure_of(known: Known, magic: int) -> Exposure:
     """What our copies take: everything with our magic on the account, and the opens of unknown outcome."""
     volumes = [position.volume for position in known.reading.positions if position.magic == magic]
     volumes += [order.volume for order in known.reading.orders if order.magic == magic]
-    volumes += [copy.volume for copy in known.copies.values() if copy.state is State.OPENING]
-    return Exposure(len(volumes), sum(volumes, NOTHING))
+    opening = [copy for copy in known.copies.values() if copy.state is State.OPENING]
+    volumes += [copy.volume for copy in opening]
+    margin = sum((_margin(known.symbols.get(copy.symbol), copy.action, copy.volume) for copy in opening), NOTHING)
+    return Exposure(len(volumes), sum(volumes, NOTHING), margin)
 
 
 def _decided_by_its_order(key: CopyKey, known: Known) -> Refusal | None:
@@ -286,8 +318,6 @@ def _decided_by_its_order(key: CopyKey, known: Known) -> Refusal | None:
     forerunner = known.copies.get(order_key(key))
     if forerunner is None:
         return None
-    if forerunner.state in LIVE:
-        return Refusal(Reason.WAITING, "the copy of the pending order it came from is not settled yet", {})
     if forerunner.state is State.CLOSED_BY_CLIENT:
         return Refusal(
             Reason.CLOSED_BY_CLIENT, "the copy of the pending order it came from was ended on the client", {}

@@ -75,6 +75,7 @@ class Reason(StrEnum):
     SYMBOL_UNKNOWN = "symbol_unknown"
     SYMBOL_NOT_TRADABLE = "symbol_not_tradable"
     NO_QUOTE = "no_quote"
+    CONTRACT_SIZE = "contract_size_differs"
     VOLUME_TOO_SMALL = "volume_below_minimum"
     SPREAD = "max_spread_points"
     SLIPPAGE = "max_slippage_points"
@@ -233,6 +234,13 @@ def decide(
         )
     if symbol.bid <= 0 or symbol.ask <= 0 or symbol.ask < symbol.bid:
         return Refusal(Reason.NO_QUOTE, f"{symbol.name} has no valid quote", {"bid": symbol.bid, "ask": symbol.ask})
+    if sizing.mode is Mode.MULTIPLIER and trade.contract_size not in (0, symbol.contract_size):
+        return Refusal(
+            Reason.CONTRACT_SIZE,
+            f"a lot of {symbol.name} is {symbol.contract_size} here and {trade.contract_size} at the master: "
+            "a multiple of his lots would be another risk",
+            {"contract_size": symbol.contract_size, "master_contract_size": trade.contract_size},
+        )
     wanted = wanted_volume(sizing, trade.volume)
     volume = fitted_volume(wanted, symbol)
     if volume <= 0:
@@ -250,6 +258,8 @@ def decide(
                 f"spread of {symbol.name} is {spread:.1f} points, allowed {limits.max_spread_points}",
                 {"spread_points": spread, "max_spread_points": limits.max_spread_points},
             )
+        if trade.price <= 0:
+            return Refusal(Reason.SLIPPAGE, "the signal names no price to compare with", {"signal_price": trade.price})
         price_now = symbol.ask if trade.action.buys else symbol.bid
         slippage = worse_by(trade.action, trade.price, price_now, symbol.point)
         if slippage > limits.max_slippage_points:

@@ -40,6 +40,7 @@ CREATE TABLE copies (
 ) STRICT;
 
 CREATE INDEX copies_by_state ON copies (state);
+CREATE INDEX copies_by_client_ticket ON copies (client_ticket);
 
 -- Copier: reports that the server has not confirmed yet, in order. One row is one JSON object of POST /executions.
 CREATE TABLE reports (

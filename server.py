@@ -33,7 +33,7 @@ from db import NameTaken, Store, Unavailable, Unusable, hold
 from hub import VERSION, Hub
 from records import Role
 from signals import USERNAME
-from webserver import WebServer
+from webserver import CannotListen, WebServer
 from wire import SocketThreads
 
 __all__ = ["Settings", "create_app", "main"]
@@ -140,8 +140,8 @@ def serve(options: argparse.Namespace) -> int:
         app = create_app(store, hub, Settings(secret, registration, options.token_minutes * 60), time, sockets)
         try:
             server = WebServer(options.host, options.port, app, tls)
-        except OSError as error:
-            raise Unusable(f"cannot listen on {options.host} port {options.port}: {error.strerror or error}") from error
+        except CannotListen as error:
+            raise Unusable(f"cannot listen on {options.host} port {options.port}: {error}") from error
         taken_down.callback(server.server_close)
         make_first_admin(store)
 
@@ -160,11 +160,10 @@ def serve(options: argparse.Namespace) -> int:
         taken_down.callback(hub.close_all)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-        print(f"listening on {server.url} (registration {registration}, database {database})", flush=True)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # one that comes before serve_forever, which ends on it by itself
+            print(f"listening on {server.url} (registration {registration}, database {database})", flush=True)
             server.serve_forever(poll_interval=0.2)
-        except KeyboardInterrupt:
-            log.info("ending")
+        log.info("ending")
     return 1 if failed.is_set() else 0
 
 

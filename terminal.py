@@ -76,13 +76,12 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The answer to an order. `order` and `deal` are 0, `volume` and `price` 0, where the broker did not say."""
+    """The answer to an order. `order`, `volume` and `price` are 0 where the broker did not say."""
 
     verdict: Verdict
     code: int  # a TRADE_RETCODE_*, or a negative last_error code when there was no answer
     text: str
     order: int = 0
-    deal: int = 0
     volume: Decimal = Decimal(0)
     price: Decimal = Decimal(0)
 
@@ -179,7 +178,7 @@ def exact(value: float) -> Decimal:
 
 # Named here because the package does not export them. MT5 docs, symbol_filling_mode: a bit mask of its own, not
 # ORDER_FILLING_*.
-_FILLING_FLAG_FOK, _FILLING_FLAG_IOC = 1, 2
+_FILLING_FLAG_IOC = 2
 _EXECUTION_MARKET, _EXECUTION_EXCHANGE = 2, 3
 _EXPIRATION_FLAG_SPECIFIED = 4
 
@@ -192,6 +191,7 @@ class Terminal:
         self._settings = settings
         self._clock = clock
         self._offset_s: int | None = None
+        self._broker_ahead_s = 0.0  # the broker's clock against the monotonic one when the offset was found
         self._quote_times: dict[str, int] = {}  # as `utc_offset_s` saw them last
         self._filling: dict[tuple[str, bool], int] = {}  # (symbol, pending) → the mode that was taken last
         self._actions = {getattr(mt5, f"ORDER_TYPE_{action}"): action for action in Action}
@@ -323,6 +323,8 @@ class Terminal:
             raise self._failed(f"symbol_info({name})")
         if not (info.select and info.visible) and not self._mt5.symbol_select(name, True):
             raise self._failed(f"symbol_select({name})")
+        if info.volume_step <= 0 or info.point <= 0:
+            raise Unreadable(f"the terminal does not know the volume step or the point of {name} yet")
         tick = self._mt5.symbol_info_tick(name)
         mt5 = self._mt5
         full = info.trade_mode == mt5.SYMBOL_TRADE_MODE_FULL
@@ -338,7 +340,6 @@ class Terminal:
             volume_min=exact(info.volume_min),
             volume_max=exact(info.volume_max),
             volume_step=exact(info.volume_step),
-            stops_level=info.trade_stops_level,
             trade_mode=info.trade_mode,
             opens_buy=full or info.trade_mode == mt5.SYMBOL_TRADE_MODE_LONGONLY,
             opens_sell=full or info.trade_mode == mt5.SYMBOL_TRADE_MODE_SHORTONLY,
@@ -371,8 +372,10 @@ class Terminal:
         multiple of half an hour. A quote shows it while it is young: when it has just come in the place of an older
         one. Friday's last quote is a multiple of half an hour old again and again until Monday and must not count; one
         that was there at the first look may be such a one, and counts only when it fits to a few seconds.
+        A known offset changes only when the broker's clock has jumped against the monotonic clock as well (summer
+        time); when it has not, the clock of this machine was set.
         """
-        now = self._clock.time()
+        now, monotonic = self._clock.time(), self._clock.monotonic()
         for name, time_msc in sorted(self.quote_times(symbols).items(), key=lambda item: item[1]):
             before = self._quote_times.get(name)
             self._quote_times[name] = time_msc
@@ -381,7 +384,9 @@ class Terminal:
             difference = time_msc / 1000 - now
             offset = round(difference / 1800) * 1800
             if abs(difference - offset) < (5 if before is None else 60) and -12 * 3600 <= offset <= 14 * 3600:
-                self._offset_s = offset
+                ahead = time_msc / 1000 - monotonic
+                if self._offset_s is None or abs(ahead - self._broker_ahead_s) > 900:
+                    self._offset_s, self._broker_ahead_s = offset, ahead
         return self._offset_s
 
     # -- history
@@ -478,10 +483,15 @@ class Terminal:
         )
 
     def close_position(
-        self, position: Position, volume: Decimal, symbol: Symbol, *, deviation: int, magic: int, comment: str
+        self, position: Position, volume: Decimal, *, deviation: int, magic: int, comment: str
     ) -> Outcome:
-        """Close `volume` lots of a position. Less than all of it is not harmless to repeat; all of it is."""
+        """Close `volume` lots of a position. Less than all of it is not harmless to repeat; all of it is.
+
+        Without a quote it is sent all the same: Market and Exchange execution do not look at the price (MT5 docs).
+        """
         opposite = Action.SELL if position.action.buys else Action.BUY
+        tick = self._mt5.symbol_info_tick(position.symbol)
+        price = 0.0 if tick is None else tick.ask if opposite.buys else tick.bid
         return self._send_filled(
             Op.CLOSE if volume >= position.volume else Op.REDUCE,
             position.symbol,
@@ -491,7 +501,7 @@ class Terminal:
                 "position": position.ticket,
                 "volume": float(volume),
                 "type": self._type(opposite),
-                "price": float(symbol.ask if opposite.buys else symbol.bid),
+                "price": float(price),
                 "deviation": deviation,
                 "magic": magic,
                 "comment": comment,
@@ -622,7 +632,6 @@ class Terminal:
             result.retcode,
             f"{name} ({result.comment})" if result.comment else name,
             order=result.order,
-            deal=result.deal,
             volume=exact(result.volume),
             price=exact(result.price),
         )

@@ -19,14 +19,17 @@ from console import Spoken
 from copies import LIVE, Copy, Ended, Observation, Reduced, Seen, State, tag_of
 from ledger import CopierLedger, LedgerError
 from mirror import CopyKey, Held, Mirror
-from plan import Close, Inherit, Move, Open, Reduce, Refuse, Remove, Rules, SetStops, Step
+from plan import Aim, Close, Inherit, Move, Open, Reduce, Refuse, Remove, Rules, SetStops, Step, aim_of
 from safety import Reason
 from signals import Kind, Trade
 from terminal import Outcome, Terminal, Verdict
 
 log = logging.getLogger(__name__)
 
-REST_S: Final = (0.25, 0.25, 0.5, 1.0, 2.0, 5.0)  # after a step was done; after its first, second, … refusal
+REST_S: Final = (0.25, 0.25, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0)  # after a step was done; after its first, second … refusal
+LONGEST_REST: Final = 5  # index into REST_S, for opens and closes; only moves of stops rest longer
+MARKET_CLOSED: Final = 10018
+MARKET_CLOSED_REST_S: Final = 15.0
 # A close is meant to be filled at whatever price there is; only Request and Instant execution look at this at all.
 CLOSE_DEVIATION_POINTS: Final = 1000
 
@@ -42,6 +45,15 @@ class Times:
     filled_at: int
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A step that was sent is not sent again before `until` (monotonic); `times` in a row it has been sent in vain."""
+
+    until: float
+    aim: Aim
+    times: int
+
+
 class Trader:
     """The hand of the copier. For the one thread that owns the terminal."""
 
@@ -53,14 +65,14 @@ class Trader:
         self._config = config
         self._mirror = mirror
         self._clock = clock
-        self._rest: dict[tuple[CopyKey, type], tuple[float, int]] = {}  # until when, after how many refusals
+        self._rest: dict[tuple[CopyKey, type], Rest] = {}
         self._last_refusal: dict[CopyKey, Reason] = {}
         self._times: dict[CopyKey, Times] = {}
         self._spoken = Spoken(log)
 
-    def not_before(self) -> dict[tuple[CopyKey, type], float]:
-        """The steps that rest, and until when (monotonic seconds)."""
-        return {key: until for key, (until, _) in self._rest.items()}
+    def rests(self) -> dict[tuple[CopyKey, type], tuple[float, Aim]]:
+        """The steps that rest: until when (monotonic seconds), with which aim."""
+        return {key: (rest.until, rest.aim) for key, rest in self._rest.items()}
 
     def forget(self, needed: Iterable[CopyKey]) -> None:
         """Keep in memory only what concerns these trades."""
@@ -72,17 +84,24 @@ class Trader:
     # -- what was seen
 
     def record(self, seen: Observation) -> None:
-        """Bring the ledger up to what the account shows."""
+        """Bring the ledger up to what the account shows. Raises `LedgerError` after all that could be stored."""
+        problem: LedgerError | None = None
         for news in seen.news:
-            match news:
-                case Seen():
-                    self._saw(news)
-                case Ended():
-                    self._ended(news)
-                case Reduced():
-                    self._reduced(news)
+            try:
+                match news:
+                    case Seen():
+                        self._saw(news)
+                    case Ended():
+                        self._ended(news)
+                    case Reduced():
+                        self._reduced(news)
+            except LedgerError as error:
+                problem = error
         for trade, thing in seen.adopted:
-            self._adopt(trade, thing)
+            try:
+                self._adopt(trade, thing)
+            except LedgerError as error:
+                problem = error
         for thing in seen.strangers if self._mirror.known else ():
             self._spoken.say(
                 f"stranger {thing.identifier}",
@@ -96,18 +115,21 @@ class Trader:
                 f"{named(copy)} #{copy.client_ticket} is not on the account and nothing shows why: waiting for proof",
                 logging.WARNING,
             )
+        if problem is not None:
+            raise problem
 
     def _saw(self, seen: Seen) -> None:
         copy = self._ledger.copies.get(seen.copy.key, seen.copy)
         filled = copy.client_kind is Kind.ORDER and seen.kind is Kind.POSITION
         begins = copy.state in (State.OPENING, State.UNKNOWN) or copy.state not in LIVE
         now = replace(copy, client_kind=seen.kind, client_ticket=seen.ticket, current=seen.volume)
-        if begins or filled:
+        revived = copy.state in (State.CLOSED, State.CLOSED_BY_CLIENT)  # its proportion is known already
+        if (begins and not revived) or filled or seen.volume > copy.volume:
             now = replace(now, volume=seen.volume)
         if begins:
             now = replace(now, state=State.OPEN, reason="", detail="")
         if begins and copy.state is State.OPENING and copy.key in self._times:
-            times = self._times.pop(copy.key)
+            times = self._times[copy.key]
             report = self._report("opened", now, price=seen.price, times=times)
             words = "placed" if seen.kind is Kind.ORDER else "opened"
             took = f", {times.filled_at - times.detected_at} ms after it was detected" if times.detected_at else ""
@@ -122,6 +144,7 @@ class Trader:
             report = None
             log.info("volume of %s #%d is now %s", named(now), seen.ticket, seen.volume)
         self._ledger.record(now, reports=[report] if report else [])
+        self._times.pop(copy.key, None)
 
     def _ended(self, ended: Ended) -> None:
         copy = self._ledger.copies.get(ended.copy.key, ended.copy)
@@ -247,7 +270,7 @@ class Trader:
                 )
             case Verdict.LATER:
                 self._ledger.withdraw(copy)
-                self._rests(copy.key, Open, outcome)
+                self._rests(copy.key, step, outcome)
                 self._note_refusal(held, Reason.BROKER_BUSY, _answer(outcome), {"code": outcome.code})
             case Verdict.REFUSED:
                 failed = replace(copy, state=State.FAILED, reason=str(Reason.BROKER_REFUSED), detail=_answer(outcome))
@@ -274,6 +297,8 @@ class Trader:
         if self._last_refusal.get(key) is reason:
             return
         self._last_refusal[key] = reason
+        if reason is Reason.WAITING:
+            return  # not a refusal but a delay; it is told when it is why the trade became too old
         log.warning("refused %s %s of %s #%d: %s: %s", trade.action, trade.symbol, *_who(trade), reason, detail)
         copy = replace(self._new_copy(trade, trade.symbol, trade.volume), reason=str(reason), detail=detail)
         self._ledger.record(reports=[self._report("refused", copy, numbers=numbers)])
@@ -285,36 +310,36 @@ class Trader:
         self._ledger.record(skipped, reports=[self._report("skipped", skipped, numbers=numbers)])
         log.warning("skipped %s %s of %s #%d: %s: %s", trade.action, trade.symbol, *_who(trade), reason, detail)
 
-    def _close(self, step: Close, rules: Rules) -> None:
-        copy, position = step.copy, step.position
-        self._mark_closing(copy, step.reason)
-        symbol = self._terminal.symbol(position.symbol)
-        if symbol is None:
-            self._spoken.say(f"close {copy.key}", f"{named(copy)}: the broker no longer knows {position.symbol}")
+    def announce(self, steps: Iterable[Step]) -> None:
+        """Write down which copies are about to be closed, all in one transaction; never fails.
+
+        A close is harmless to repeat, so it does not wait for the disk: where this cannot be stored it is remembered.
+        """
+        closing = {
+            step.copy.key: replace(step.copy, state=State.CLOSING, reason=str(step.reason))
+            for step in steps
+            if isinstance(step, Close | Remove) and step.copy.state is not State.CLOSING
+        }
+        if not closing:
             return
+        try:
+            self._ledger.record(*closing.values())
+        except LedgerError as error:
+            self._ledger.copies.update(closing)
+            log.error("closing %d copies although the ledger cannot be written: %s", len(closing), error)
+
+    def _close(self, step: Close, rules: Rules) -> None:
         outcome = self._terminal.close_position(
-            position,
-            position.volume,
-            symbol,
+            step.position,
+            step.position.volume,
             deviation=CLOSE_DEVIATION_POINTS,
             magic=rules.magic,
-            comment=copy.tag,
+            comment=step.copy.tag,
         )
-        self._after_close(step, copy, outcome)
+        self._after_close(step, step.copy, outcome)
 
     def _remove(self, step: Remove) -> None:
-        self._mark_closing(step.copy, step.reason)
         self._after_close(step, step.copy, self._terminal.remove_order(step.order))
-
-    def _mark_closing(self, copy: Copy, reason: Reason) -> None:
-        if copy.state is State.CLOSING:
-            return
-        closing = replace(copy, state=State.CLOSING, reason=str(reason))
-        try:
-            self._ledger.record(closing)
-        except LedgerError as error:  # a close is harmless to repeat and must not wait for the disk
-            self._ledger.copies[copy.key] = closing
-            log.error("closing %s although the ledger cannot be written: %s", named(copy), error)
 
     def _after_close(self, step: Close | Remove, copy: Copy, outcome: Outcome) -> None:
         if outcome.verdict is not Verdict.DONE:
@@ -324,25 +349,23 @@ class Trader:
             )
         else:
             log.info("close sent for %s #%d: %s", named(copy), copy.client_ticket, _answer(outcome))
-        self._rests(copy.key, type(step), outcome)
+        self._rests(copy.key, step, outcome)
 
     def _reduce(self, step: Reduce, rules: Rules) -> None:
         copy, position = step.copy, step.position
-        symbol = self._terminal.symbol(position.symbol)
-        if symbol is None:
-            return
         intent = replace(copy, reduce_to=step.to)
         self._ledger.record(intent)  # like an open, a part must not be closed twice
         outcome = self._terminal.close_position(
             position,
             position.volume - step.to,
-            symbol,
             deviation=CLOSE_DEVIATION_POINTS,
             magic=rules.magic,
             comment=copy.tag,
         )
-        self._rests(copy.key, Reduce, outcome)
+        self._rests(copy.key, step, outcome)
         if outcome.verdict is Verdict.DONE:
+            if 0 < outcome.volume < position.volume - step.to:  # only a part of it was filled; the rest is planned anew
+                self._ledger.record(replace(intent, reduce_to=position.volume - outcome.volume))
             log.info("reduction of %s to %s lots sent: %s", named(copy), step.to, _answer(outcome))
             return
         self._spoken.say(f"reduce {copy.key}", f"not reduced yet {named(copy)}: {_answer(outcome)}", logging.ERROR)
@@ -350,7 +373,7 @@ class Trader:
             self._ledger.record(replace(intent, reduce_to=None))
 
     def _moved(self, step: SetStops | Move, outcome: Outcome, copy: Copy, words: str) -> None:
-        self._rests(copy.key, type(step), outcome)
+        self._rests(copy.key, step, outcome)
         topic = f"move {copy.key}"
         if outcome.verdict is Verdict.DONE:
             self._spoken.clear(topic, "")
@@ -369,11 +392,17 @@ class Trader:
         self._ledger.record(ended, heir)
         log.info("%s goes on as the copy of the position #%d", named(of_order), trade.ticket)
 
-    def _rests(self, key: CopyKey, kind: type, outcome: Outcome) -> None:
+    def _rests(self, key: CopyKey, step: Step, outcome: Outcome) -> None:
         """The same step rests: after it was done until the account shows it, after a refusal longer each time."""
-        _, refusals = self._rest.get((key, kind), (0.0, 0))
-        refusals = 0 if outcome.verdict is Verdict.DONE else refusals + 1
-        self._rest[key, kind] = (self._clock.monotonic() + REST_S[min(refusals, len(REST_S) - 1)], refusals)
+        aim, before = aim_of(step), self._rest.get((key, type(step)))
+        moves = isinstance(step, SetStops | Move)
+        times = 0
+        if outcome.verdict is not Verdict.DONE or moves:  # a move that comes again although it was done had no effect
+            times = before.times + 1 if before is not None and before.aim == aim else 1
+        rest = REST_S[min(times, len(REST_S) - 1 if moves else LONGEST_REST)]
+        if outcome.code == MARKET_CLOSED:
+            rest = MARKET_CLOSED_REST_S
+        self._rest[key, type(step)] = Rest(self._clock.monotonic() + rest, aim, times)
 
     # -- telling
 
@@ -427,4 +456,4 @@ def named(copy: Copy) -> str:
 
 
 def _answer(outcome: Outcome) -> str:
-    return f"{outcome.code} {outcome.text}"
+    return f"{outcome.code} {outcome.text}" + (f" at {outcome.price}" if outcome.price else "")

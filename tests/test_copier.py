@@ -521,7 +521,7 @@ def test_a_close_is_repeated_until_the_position_is_gone(follower: Follower, retc
     follower.look()
     follower.mt5.inject("order_send", "retcode", times=3, retcode=retcode)
     follower.master_closes(trade)
-    follower.passes(30)
+    follower.passes(60)
     assert follower.positions == []
     assert follower.state(1) == "closed"
 
@@ -714,21 +714,21 @@ def test_a_server_restored_from_an_old_backup_closes_nothing_until_the_master_ha
     assert follower.positions == []
 
 
-def test_a_trade_entered_by_hand_is_gone_when_the_same_database_no_longer_has_it(follower: Follower) -> None:
+def test_a_trade_entered_by_hand_is_gone_when_the_same_database_no_longer_has_it(tmp_path: Path) -> None:
+    follower = Follower(tmp_path)
     follower.masters["master_user"]["reported_at"] = None
-    follower.disconnects()
     follower.sends_book()
     trade = follower.master_opens(position(8_000_000_000_000_001, source=Source.MANUAL))
     follower.look()
     assert follower.volumes == [0.1]
     follower.disconnects()
+    follower.look()
     follower.master_closes(trade)
-    follower.inbox.get_nowait()
-    follower.inbox.get_nowait()
-    follower.disconnects()
+    follower.inbox.get_nowait()  # lost
     follower.sends_book()
     follower.look()
     assert follower.positions == []
+    follower.ledger.close()
 
 
 def test_a_new_ledger_opens_nothing_that_is_older_than_itself(tmp_path: Path) -> None:

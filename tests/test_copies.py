@@ -83,7 +83,7 @@ def look(
         Reading(ACCOUNT, positions, orders),
         {copy.key: evidence for copy in copies} if evidence else {},
         {copy.key: waited for copy in copies},
-        {copy.tag: copy for copy in by_tag},
+        {thing.identifier: copy for thing in things for copy in by_tag if copy.tag == thing.comment},
         mirror,
         MAGIC,
     )

@@ -104,9 +104,12 @@ def test_after_a_restart_the_live_copies_are_there_and_the_ended_ones_on_demand(
         assert {one.state for one in again.copies.values()} == live | {State.SKIPPED}
 
 
-def test_a_copy_is_found_by_its_tag(ledger: CopierLedger) -> None:
-    ledger.record(copy(1), copy(2, State.CLOSED))
-    assert ledger.by_tag([copy(2).tag, "p9.none", ""]) == {copy(2).tag: copy(2, State.CLOSED)}
+def test_a_copy_is_found_by_its_tag_or_by_what_it_was_on_the_account(ledger: CopierLedger) -> None:
+    ended = replace(copy(2, State.CLOSED), client_kind=Kind.POSITION, client_ticket=77)
+    ledger.record(copy(1), ended)
+    assert ledger.remembered(ended.tag, 1) == ended
+    assert ledger.remembered("replaced", 77) == ended
+    assert ledger.remembered("", 1) is None
 
 
 def test_an_intent_is_withdrawn_and_can_be_made_again(ledger: CopierLedger) -> None:

@@ -81,7 +81,7 @@ def test_before_the_first_book_nothing_is_known_and_every_message_asks_for_it() 
     for message in (change("signal", 1, 0, trade()), heartbeat(0), about("anna", 5)):
         assert mirror.apply(message, NOW)
     assert not mirror.trades
-    assert not mirror.speaks_for("anna", Source.TERMINAL, "e1")
+    assert not mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")
 
 
 def test_changes_follow_the_book(mirror: Mirror) -> None:
@@ -101,12 +101,14 @@ def test_numbers_of_changes_that_this_client_does_not_see_are_no_gap(mirror: Mir
     assert tickets(mirror) == [1, 2, 3]
 
 
-def test_a_gap_asks_for_the_book_and_nothing_is_believed_until_it_comes(mirror: Mirror) -> None:
+def test_a_gap_asks_for_the_book_and_only_whole_closes_are_believed_until_it_comes(mirror: Mirror) -> None:
     assert mirror.apply(change("signal", 12, 11, trade(2)), NOW)
     assert not mirror.synced
-    assert mirror.apply(change("close", 13, 10, trade(1), remaining=D(0)), NOW)
-    assert tickets(mirror) == [1]
-    assert not mirror.apply(book(13, trade(2)), NOW)
+    assert mirror.apply(change("close", 13, 12, trade(1), remaining=D("0.05")), NOW)
+    assert mirror.trades[HER].trade.volume == D("0.29")
+    assert mirror.apply(change("close", 14, 13, trade(1), remaining=D(0)), NOW)
+    assert tickets(mirror) == []
+    assert not mirror.apply(book(14, trade(2)), NOW)
     assert tickets(mirror) == [2]
     assert mirror.synced
 
@@ -217,34 +219,35 @@ def test_the_time_of_detection_survives_a_book(mirror: Mirror) -> None:
 
 
 def test_a_master_that_has_reported_to_this_database_is_believed(mirror: Mirror) -> None:
-    assert mirror.speaks_for("anna", Source.TERMINAL, "e1")
-    assert mirror.speaks_for("anna", Source.TERMINAL, "of an older database")
+    assert mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")
+    assert mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "of an older database")
 
 
 def test_a_master_that_never_reported_to_this_database_has_no_empty_book(mirror: Mirror) -> None:
     mirror.apply(book(3, epoch="e2", masters={"anna": None}), NOW)
-    assert not mirror.speaks_for("anna", Source.TERMINAL, "e1")
-    assert not mirror.speaks_for("anna", Source.TERMINAL, "e2")
+    assert not mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")
+    assert not mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e2")
     assert not mirror.apply(about("anna", 500), NOW)
-    assert mirror.speaks_for("anna", Source.TERMINAL, "e1")
+    assert mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")
 
 
 def test_a_master_that_the_book_does_not_name_is_not_believed(mirror: Mirror) -> None:
     mirror.apply(book(12, masters={"berta": 100}), NOW)
-    assert not mirror.speaks_for("anna", Source.TERMINAL, "e1")
+    assert not mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")
 
 
 def test_a_trade_entered_by_hand_is_known_to_its_own_database_only(mirror: Mirror) -> None:
-    assert mirror.speaks_for("anna", Source.MANUAL, "e1")
+    assert mirror.speaks_for(("anna", Kind.POSITION, 99), Source.MANUAL, "e1")
     mirror.apply(book(90, epoch="e2"), NOW)
-    assert not mirror.speaks_for("anna", Source.MANUAL, "e1")
-    assert mirror.speaks_for("anna", Source.MANUAL, "e2")
+    assert not mirror.speaks_for(("anna", Kind.POSITION, 99), Source.MANUAL, "e1")
+    assert mirror.speaks_for(("anna", Kind.POSITION, 99), Source.MANUAL, "e2")
 
 
 def test_a_master_who_never_has_a_sender_is_believed_about_trades_entered_by_hand(mirror: Mirror) -> None:
+    mirror = Mirror()
     mirror.apply(book(11, masters={"anna": None}), NOW)
-    assert mirror.speaks_for("anna", Source.MANUAL, "e1")
-    assert not mirror.speaks_for("anna", Source.TERMINAL, "e1")
+    assert mirror.speaks_for(("anna", Kind.POSITION, 99), Source.MANUAL, "e1")
+    assert not mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")
 
 
 @pytest.mark.parametrize("source", list(Source))
@@ -252,30 +255,30 @@ def test_a_database_that_went_back_in_time_is_believed_again_when_the_master_has
     mirror: Mirror, source: Source
 ) -> None:
     mirror.apply(book(7, masters={"anna": 100, "berta": 90}), NOW)
-    assert not mirror.speaks_for("anna", source, "e1")
+    assert not mirror.speaks_for(("anna", Kind.POSITION, 99), source, "e1")
     mirror.apply(book(9, masters={"anna": 100, "berta": 90}), NOW)  # asked again: still nothing new of her
-    assert not mirror.speaks_for("anna", source, "e1")
+    assert not mirror.speaks_for(("anna", Kind.POSITION, 99), source, "e1")
     mirror.apply(about("anna", 120), NOW)
-    assert mirror.speaks_for("anna", source, "e1")
-    assert not mirror.speaks_for("berta", source, "e1")
+    assert mirror.speaks_for(("anna", Kind.POSITION, 99), source, "e1")
+    assert not mirror.speaks_for(("berta", Kind.POSITION, 99), source, "e1")
     mirror.apply(book(9, masters={"anna": 120, "berta": 130}), NOW)
-    assert mirror.speaks_for("berta", source, "e1")
+    assert mirror.speaks_for(("berta", Kind.POSITION, 99), source, "e1")
 
 
 def test_going_back_is_noticed_over_a_restart_of_the_copier() -> None:
     mirror = Mirror(last_epoch="e1", last_seq=10)
     mirror.apply(book(9), NOW)
-    assert not mirror.speaks_for("anna", Source.TERMINAL, "e1")
+    assert not mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")
     for epoch, seq in (("e1", 10), ("e2", 3)):
         other = Mirror(last_epoch="e1", last_seq=10)
         other.apply(book(seq, epoch=epoch), NOW)
-        assert other.speaks_for("anna", Source.TERMINAL, "e1")
+        assert other.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")
 
 
 def test_a_master_who_goes_offline_is_still_believed(mirror: Mirror) -> None:
     mirror.apply(about("anna", 100, online=False), NOW)
     assert not mirror.masters["anna"].online
-    assert mirror.speaks_for("anna", Source.TERMINAL, "e1")
+    assert mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")
 
 
 def test_news_of_a_master_without_the_time_of_its_report_keep_what_is_known(mirror: Mirror) -> None:
@@ -289,14 +292,14 @@ def test_a_report_whose_changes_were_missed_does_not_make_the_book_complete(mirr
     mirror.apply(book(1, epoch="e2", masters={"anna": None}), NOW)
     assert mirror.apply(change("signal", 3, 2, trade(1)), NOW)  # number 2 was lost
     assert mirror.apply(about("anna", 500), NOW)
-    assert not mirror.speaks_for("anna", Source.TERMINAL, "e1"), "her book is not here yet"
+    assert not mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1"), "her book is not here yet"
     mirror.apply(book(4, trade(1), epoch="e2", masters={"anna": 500}), NOW)
-    assert mirror.speaks_for("anna", Source.TERMINAL, "e1")
+    assert mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")
 
 
 def test_a_master_that_no_book_has_named_is_not_believed_before_the_book_comes(mirror: Mirror) -> None:
     assert mirror.apply(about("berta", 500), NOW)
-    assert not mirror.speaks_for("berta", Source.TERMINAL, "e1")
+    assert not mirror.speaks_for(("berta", Kind.POSITION, 99), Source.TERMINAL, "e1")
     assert not mirror.synced
 
 

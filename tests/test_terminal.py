@@ -548,7 +548,7 @@ def test_an_order_is_sent_once_whatever_is_answered(terminal: Terminal, mt5: Fak
     outcome = open_eurusd(terminal)
     assert len(mt5.sent()) == 1
     assert outcome.verdict is verdict_of(Op.OPEN, code)
-    assert (outcome.order, outcome.deal, outcome.volume, outcome.price) == (5, 6, D("0.1"), D("1.1001"))
+    assert (outcome.order, outcome.volume, outcome.price) == (5, D("0.1"), D("1.1001"))
     assert "Words of the broker" in outcome.text
 
 
@@ -561,7 +561,7 @@ def test_nothing_is_sent_to_another_account_or_without_a_connection(
     trouble(mt5)
     answers = [
         open_eurusd(terminal),
-        terminal.close_position(POSITION, D("0.3"), symbol, deviation=10, magic=5, comment=""),
+        terminal.close_position(POSITION, D("0.3"), deviation=10, magic=5, comment=""),
         terminal.modify_position(POSITION, sl=D(1), tp=D(2)),
         terminal.remove_order(ORDER),
     ]
@@ -628,7 +628,7 @@ def test_a_close_that_no_mode_fits_is_tried_again_later(terminal: Terminal, mt5:
     mt5.answers["order_send"] = mt5.result(10030)
     symbol = terminal.symbol("EURUSD")
     assert symbol is not None
-    outcome = terminal.close_position(POSITION, D("0.3"), symbol, deviation=10, magic=5, comment="")
+    outcome = terminal.close_position(POSITION, D("0.3"), deviation=10, magic=5, comment="")
     assert (outcome.verdict, len(mt5.sent())) == (Verdict.LATER, 3)
 
 
@@ -670,12 +670,12 @@ def test_a_close_names_the_position_by_its_ticket_and_trades_against_it(
     symbol = terminal.symbol("EURUSD")
     assert symbol is not None
     mt5.answers["order_send"] = mt5.result(code)
-    outcome = terminal.close_position(POSITION, D(volume), symbol, deviation=10, magic=5, comment="p1.abcd")
+    outcome = terminal.close_position(POSITION, D(volume), deviation=10, magic=5, comment="p1.abcd")
     (request,) = mt5.sent()
     assert_strict(request)
     assert (request["position"], request["type"], request["price"], request["volume"]) == (11, 1, 1.1, float(volume))
     assert outcome.verdict is LETTERS[verdict]
-    terminal.close_position(replace(POSITION, action=Action.SELL), D(volume), symbol, deviation=1, magic=5, comment="")
+    terminal.close_position(replace(POSITION, action=Action.SELL), D(volume), deviation=1, magic=5, comment="")
     assert (mt5.sent()[1]["type"], mt5.sent()[1]["price"]) == (0, 1.1001)
 
 
@@ -733,13 +733,13 @@ def test_the_simulated_broker_takes_every_request(execution: int, flags: int) ->
     assert (position.volume, position.ticket, position.sl) == (D("0.29"), opened.order, D(1))
     assert terminal.modify_position(position, sl=D(1), tp=D("1.2")).verdict is Verdict.DONE
     assert terminal.modify_position(position, sl=D(1), tp=D("1.2")).code == 10025
-    part = terminal.close_position(position, D("0.10"), symbol, deviation=10, magic=5, comment="")
+    part = terminal.close_position(position, D("0.10"), deviation=10, magic=5, comment="")
     assert part.verdict is Verdict.DONE
     (position,) = terminal.read().positions
     assert (position.volume, position.tp) == (D("0.19"), D("1.2"))
-    whole = terminal.close_position(position, position.volume, symbol, deviation=10, magic=5, comment="")
+    whole = terminal.close_position(position, position.volume, deviation=10, magic=5, comment="")
     assert whole.verdict is Verdict.DONE
-    again = terminal.close_position(position, position.volume, symbol, deviation=10, magic=5, comment="")
+    again = terminal.close_position(position, position.volume, deviation=10, magic=5, comment="")
     assert (again.verdict, again.code) == (Verdict.DONE, 10036)
     assert [deal.entry for deal in terminal.deals_of(position.identifier)] == [Entry.IN, Entry.OUT, Entry.OUT]
 

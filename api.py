@@ -70,7 +70,7 @@ from signals import (
     trade_from_sender,
     whole,
 )
-from webserver import TAKE_SOCKET
+from webserver import GIVE_SOCKET_TO
 
 log = logging.getLogger(__name__)
 
@@ -458,16 +458,19 @@ class Api:
         request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
 
     def follow(self, sockets: Adopter) -> None:
-        """Hand the socket, which has been upgraded, to the thread that owns them all."""
+        """Have the socket, which has been upgraded, given to the thread that owns them all."""
         user, token = g.admitted
-        sock, early = request.environ[TAKE_SOCKET]()
         peer = f"{request.remote_addr}:{request.environ['REMOTE_PORT']}"
-        connection = sockets.adopt(sock, peer, early, self._hub)
-        try:
-            self._hub.join(connection, user, token.expires_at)
-        except Unavailable as error:
-            log.error("%s", error)
-            connection.close(TRY_LATER, "the database does not answer")
+
+        def adopt(sock: socket.socket, early: bytes) -> None:
+            connection = sockets.adopt(sock, peer, early, self._hub)
+            try:
+                self._hub.join(connection, user, token.expires_at)
+            except Unavailable as error:
+                log.error("%s", error)
+                connection.close(TRY_LATER, "the database does not answer")
+
+        request.environ[GIVE_SOCKET_TO](adopt)
 
 
 def _public(user: User, connected: Mapping[str, int]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 werkzeug closes every connection after one answer, which would make a sender connect anew for each trade. Here the body
 is read before the application is asked, so that nothing of it is taken for the next request; TLS begins in the
-connection's own thread, so that a silent one holds nobody up; and whoever takes the socket (`TAKE_SOCKET`) keeps it.
+connection's own thread, so that a silent one holds nobody up; and a socket can be given away (`GIVE_SOCKET_TO`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import socket
 import socketserver
 import ssl
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Under this key of the WSGI environment stands a function: it gives the socket, which nobody else reads, writes or
-# closes from then on, and what has been received beyond the request. What is answered after that is not sent.
-TAKE_SOCKET: Final = "aibot.take_socket"
+# Under this key of the WSGI environment stands a function. The one passed to it is called when the application is done
+# with the request, and given the socket, which nobody else reads, writes or closes from then on, and what has been
+# received beyond the request. What the application answers is then not sent.
+GIVE_SOCKET_TO: Final = "aibot.give_socket_to"
 
 REQUEST_S: Final = 15.0  # the longest silence within a request, a TLS handshake, or before the first request
 IDLE_S: Final = 75.0  # the longest silence between two requests
@@ -100,6 +102,7 @@ class RequestHandler(WSGIRequestHandler):
     wbufsize = -1  # head and body leave together
     server: WebServer
     unread = False  # something was refused without having been read: nothing behind it can be understood
+    adopt: Callable[[socket.socket, bytes], None] | None = None  # who is going to own the socket
 
     def handle_one_request(self) -> None:
         super().handle_one_request()
@@ -137,12 +140,12 @@ class RequestHandler(WSGIRequestHandler):
             self.send_error(400, "the address cannot be understood")
             return
         environ["wsgi.input"] = io.BytesIO(self._body(int(length)))
-        environ[TAKE_SOCKET] = self.take_socket
+        environ[GIVE_SOCKET_TO] = self._give_socket_to
         response = Response.from_app(self.server.app, environ, buffered=True)
-        if self.connection in self.server.given_away:
-            self.close_connection = True
-        else:
+        if self.adopt is None:
             self._answer(response, environ)
+        else:
+            self._hand_over(self.adopt)
 
     def _body(self, length: int) -> bytes:
         if length > MOST_READ:  # which is more than any route takes: it is going to be refused for its length
@@ -164,14 +167,18 @@ class RequestHandler(WSGIRequestHandler):
         self.wfile.write(response.get_data())
         self.wfile.flush()
 
-    def take_socket(self) -> tuple[socket.socket, bytes]:
+    def _give_socket_to(self, adopt: Callable[[socket.socket, bytes], None]) -> None:
+        self.adopt = adopt
+
+    def _hand_over(self, adopt: Callable[[socket.socket, bytes], None]) -> None:
+        self.close_connection = True
         self.connection.setblocking(False)
         buffered: Any = self.rfile
         early = b""
         with contextlib.suppress(OSError):  # nothing there; a connection that is broken will be so to its new owner too
             early = buffered.peek()
         self.server.given_away.add(self.connection)
-        return self.connection, early
+        adopt(self.connection, early)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse what is not even a request."""

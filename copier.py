@@ -84,9 +84,8 @@ class Copier:
         self._highest_equity = self._stored_equity = Decimal(ledger.get("highest_equity") or 0)
         self._last_look, self._last_wall = clock.monotonic(), clock.time()
         self._born_epoch, self._born_at = ledger.get("born_epoch") or "", int(ledger.get("born_at") or 0)
-        self._missing_since: dict[
-            Copy, float
-        ] = {}  # by the whole copy: whatever changes about it, patience begins anew
+        # By the whole copy: whatever changes about it, patience begins anew.
+        self._missing_since: dict[Copy, float] = {}
         self._history_asked: dict[Copy, float] = {}
         self._spoken = Spoken(log)
         self._asked_at = -math.inf
@@ -367,7 +366,7 @@ def _told(message: Mapping[str, Any]) -> str:
 # --- the program -----------------------------------------------------------------------------------------------------
 
 
-def run(config: ClientConfig, stop: threading.Event) -> int:
+def run(config: ClientConfig, stop: threading.Event, *, reset_drawdown: bool = False) -> int:
     """Copy until `stop` is set or the copier must end by itself. The exit code."""
     folder = config.folder
     one_instance = OneInstance(folder / "client.lock")
@@ -379,6 +378,9 @@ def run(config: ClientConfig, stop: threading.Event) -> int:
             f"copies with the magic number {', '.join(map(str, foreign))} are still open, and the file says "
             f"{config.magic}: change magic_number_copier back until they are closed"
         )
+    if reset_drawdown:
+        log.warning("the highest equity is forgotten: it was %s", ledger.get("highest_equity"))
+        ledger.set(highest_equity="0")
     if ledger.is_new:
         log.info("a new ledger was begun: trades that are open already are not copied")
     terminal = Terminal(load_module(config.mt5.module), config.mt5)
@@ -432,6 +434,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Copies the trades of your signal provider to your MetaTrader 5 account."
     )
+    parser.add_argument(
+        "--reset-drawdown",
+        action="store_true",
+        help="forget the highest equity (after a withdrawal, or when you accept the loss), then go on as usual",
+    )
     parser.add_argument("--config", type=Path, default=Path("config_client.json"), help="default: %(default)s")
     options = parser.parse_args(arguments)
     try:
@@ -444,7 +451,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
-        return run(config, stop)
+        return run(config, stop, reset_drawdown=options.reset_drawdown)
     except (WrongLedger, LedgerError, NoModule) as error:
         log.error("%s", error)
         return 3

@@ -15,14 +15,14 @@ import socket
 import socketserver
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
-from werkzeug.wrappers import Response
+from werkzeug.test import run_wsgi_app
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIApplication
 
 log = logging.getLogger(__name__)
 
@@ -141,9 +141,9 @@ class RequestHandler(WSGIRequestHandler):
             return
         environ["wsgi.input"] = io.BytesIO(self._body(int(length)))
         environ[GIVE_SOCKET_TO] = self._give_socket_to
-        response = Response.from_app(self.server.app, environ, buffered=True)
+        pieces, status, headers = run_wsgi_app(self.server.app, environ, buffered=True)
         if self.adopt is None:
-            self._answer(response, environ)
+            self._answer(int(status[:3]), headers, b"".join(pieces))
         else:
             self._hand_over(self.adopt)
 
@@ -156,15 +156,15 @@ class RequestHandler(WSGIRequestHandler):
             raise ConnectionError("the connection ended within a request")
         return body
 
-    def _answer(self, response: Response, environ: WSGIEnvironment) -> None:
-        self.send_response_only(response.status_code)
+    def _answer(self, status: int, headers: Iterable[tuple[str, str]], content: bytes) -> None:
+        self.send_response_only(status)
         self.send_header("Date", self.date_time_string())
-        for name, value in response.get_wsgi_headers(environ):
+        for name, value in headers:  # Content-Length is among them: Flask sees to it
             self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(response.get_data())
+        self.wfile.write(content)
         self.wfile.flush()
 
     def _give_socket_to(self, adopt: Callable[[socket.socket, bytes], None]) -> None:
@@ -186,8 +186,8 @@ class RequestHandler(WSGIRequestHandler):
         log.info("request from %s refused: %d %s", self.client_address[0], code, words)
         self.close_connection = self.unread = True
         self.request_version = self.protocol_version  # to HTTP/0.9 http.server would send no head
-        content = json.dumps({"error": {"code": "bad_request", "message": words}})
-        self._answer(Response(content, int(code), mimetype="application/json"), {})
+        content = json.dumps({"error": {"code": "bad_request", "message": words}}).encode()
+        self._answer(code, [("Content-Type", "application/json"), ("Content-Length", str(len(content)))], content)
 
     def finish(self) -> None:
         super().finish()

@@ -83,8 +83,8 @@ class Chain:
             return ["server.py", "--port", port, "--database", "server.db"]
         return [f"{part}.py"]
 
-    def start(self, part: str) -> None:
-        script, *arguments = self.command(part)
+    def start(self, part: str, *more: str) -> None:
+        script, *arguments = [*self.command(part), *more]
         log = self.folder / f"{part}.out"
         begins_at = log.stat().st_size if log.exists() else 0
         with open(log, "ab") as out:

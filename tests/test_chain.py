@@ -154,3 +154,14 @@ def test_every_program_ends_cleanly_when_asked(chain: Chain) -> None:
         process.terminate()
         threading.Thread(target=lambda p=process, e=ended: (p.wait(), e.set()), daemon=True).start()
         assert ended.wait(20), f"{part} does not end\n{chain.output()}"
+
+
+def test_the_highest_equity_can_be_forgotten_by_command(chain: Chain) -> None:
+    running_copier(chain)
+    chain.client.sim_deposit(-2_000.0)
+    chain.master_opens(0.2)
+    chain.wait(lambda: "max_drawdown_percent" in (chain.folder / "copier.out").read_text(), "the refusal")
+    chain.kill("copier")
+    chain.start("copier", "--reset-drawdown")
+    chain.master_opens(0.4)
+    chain.wait(lambda: 0.2 in [c[2] for c in chain.copies()], "copying to go on")

@@ -469,24 +469,29 @@ def run(config: SenderConfig, stop: threading.Event) -> int:
         if not connect_until(terminal, stop):
             return 0
         log.info("watching account %d at %s every %d ms", config.mt5.login, config.mt5.server, config.poll_ms)
-        while not stop.is_set():
-            started = time.monotonic()
-            try:
-                sender.step()
-            except ConnectionLost:
-                connect_until(terminal, stop)
-            except LedgerError as error:
-                log.error("%s", error)
-                stop.wait(1.0)
-            except (Superseded, CannotCopy) as reason:
-                log.error("stopped: %s", reason)
-                return 1
-            stop.wait(max(0.0, config.poll_ms / 1000 - (time.monotonic() - started)))
-        return 0
+        return poll(sender, terminal, config.poll_ms, stop)
     finally:
         terminal.close()
         ledger.close()
         one_instance.close()
+
+
+def poll(sender: Sender, terminal: Terminal, poll_ms: int, stop: threading.Event) -> int:
+    """Look every `poll_ms` until `stop` is set or the sender must not go on. The exit code."""
+    while not stop.is_set():
+        started = time.monotonic()
+        try:
+            sender.step()
+        except ConnectionLost:
+            connect_until(terminal, stop)
+        except LedgerError as error:
+            log.error("%s", error)
+            stop.wait(1.0)
+        except (Superseded, CannotCopy) as reason:
+            log.error("stopped: %s", reason)
+            return 1
+        stop.wait(max(0.0, poll_ms / 1000 - (time.monotonic() - started)))
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:

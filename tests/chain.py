@@ -25,8 +25,10 @@ PASSWORDS = {"master_user": "secret_password", "client_user": "client_password",
 class Chain:
     """Everything lies in one folder, so that a part that is started again finds its files."""
 
-    def __init__(self, folder: Path, **trade_copy: Any) -> None:
+    def __init__(self, folder: Path, *, certificate: tuple[Path, Path] | None = None, **trade_copy: Any) -> None:
+        """`certificate` (chain, key) makes the server speak https and wss."""
         self.folder = folder
+        self.certificate = certificate
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.ports: dict[str, int] = {}
         self.quotes_seed = "7"
@@ -59,14 +61,15 @@ class Chain:
         assert mt5.initialize(f"127.0.0.1:{self.ports[part]}", login=login, password="demo", server="Sim")
 
     def write_configs(self) -> None:
-        url = f"http://127.0.0.1:{self.ports['server']}"
+        url = self.url
+        ca_file = {"ca_file": str(self.certificate[0])} if self.certificate else {}
         sim = {"server": "Sim", "module": "mt5_sim"}
         sender = {
-            "api": {"url": url, "username": "master_user", "password": PASSWORDS["master_user"]},
+            "api": {"url": url, "username": "master_user", "password": PASSWORDS["master_user"], **ca_file},
             "mt5": {**sim, "login": 1001, "password": "investor", "path": f"127.0.0.1:{self.ports['master']}"},
         }
         client = {
-            "api": {"url": url, "username": "client_user", "password": PASSWORDS["client_user"]},
+            "api": {"url": url, "username": "client_user", "password": PASSWORDS["client_user"], **ca_file},
             "mt5": {**sim, "login": 2001, "password": "demo", "path": f"127.0.0.1:{self.ports['client']}"},
             "trade_copy": self.trade_copy,
         }
@@ -80,7 +83,12 @@ class Chain:
             more = ["--login", login, "--state", f"{part}.state.json", "--seed", self.quotes_seed]
             return ["sim_terminal.py", "--port", port, *more]
         if part == "server":
-            return ["server.py", "--port", port, "--database", "server.db"]
+            tls = (
+                ["--tls-cert", str(self.certificate[0]), "--tls-key", str(self.certificate[1])]
+                if self.certificate
+                else []
+            )
+            return ["server.py", "--port", port, "--database", "server.db", *tls]
         return [f"{part}.py"]
 
     def start(self, part: str, *more: str) -> None:
@@ -97,7 +105,7 @@ class Chain:
             )
         if part in ("master", "client", "server"):
             pattern = re.compile(
-                rb"listen\w* on \S*?:(\d+)\b" if part != "server" else rb"listening on http://\S*?:(\d+)"
+                rb"listen\w* on \S*?:(\d+)\b" if part != "server" else rb"listening on https?://\S*?:(\d+)"
             )
 
             def port() -> re.Match[bytes] | None:
@@ -137,12 +145,16 @@ class Chain:
 
     # -- the server
 
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.ports['server']}"
+
     def api(self, user: str, method: str, path: str, body: Any = None) -> Any:
-        url = f"http://127.0.0.1:{self.ports['server']}"
+        url, verify = self.url, str(self.certificate[0]) if self.certificate else True
         login = {"username": user, "password": PASSWORDS[user]}
-        token = requests.post(f"{url}/token", json=login, timeout=10).json()["access_token"]
+        token = requests.post(f"{url}/token", json=login, timeout=10, verify=verify).json()["access_token"]
         headers = {"Authorization": f"Bearer {token}"}
-        answer = requests.request(method, url + path, json=body, headers=headers, timeout=10)
+        answer = requests.request(method, url + path, json=body, headers=headers, timeout=10, verify=verify)
         assert answer.ok, answer.text
         return answer.json()
 

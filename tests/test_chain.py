@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,3 +168,36 @@ def test_the_highest_equity_can_be_forgotten_by_command(chain: Chain) -> None:
     chain.start("copier", "--reset-drawdown")
     chain.master_opens(0.4)
     chain.wait(lambda: 0.2 in [c[2] for c in chain.copies()], "copying to go on")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-keyout", str(key), "-out", str(chain), "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(command, check=True, capture_output=True)
+    return chain, key
+
+
+def test_the_whole_chain_works_over_tls_with_a_certificate_of_its_own(
+    tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    chain = Chain(tmp_path, certificate=certificate)
+    try:
+        running_copier(chain)
+        chain.master_opens(0.2)
+        chain.agrees("over TLS")
+        for part in ("sender", "copier"):
+            chain.kill(part)
+            config = tmp_path / f"config_{'client' if part == 'copier' else part}.json"
+            config.write_text(config.read_text().replace(str(certificate[0]), ""))
+            settings = json.loads(config.read_text())
+            del settings["api"]["ca_file"]
+            config.write_text(json.dumps(settings))
+            chain.start(part)
+            output = chain.folder / f"{part}.out"
+            chain.wait(lambda output=output: "certificate" in output.read_text(), f"{part} to refuse the certificate")
+    finally:
+        chain.stop()

@@ -18,7 +18,7 @@ from api_client import ApiRefused
 from config import ApiSettings, Module, Mt5Settings, SenderConfig
 from ledger import LedgerError, SenderLedger
 from mt5_sim import Client
-from sender import BrokerClock, Sender, Superseded
+from sender import BrokerClock, Sender, Superseded, poll
 from signals import Action, Key, Kind
 from sim_account import AccountSettings
 from sim_broker import Broker
@@ -1070,3 +1070,30 @@ def test_a_refusal_that_is_not_409_is_no_takeover(desk: Desk) -> None:
     assert desk.server_agrees()
     with pytest.raises(ApiRefused):
         desk.api.call("POST", "/signal/broadcast", {"session": "no", "rev": 9**9, "detected_at": 1})
+
+
+def test_the_account_is_looked_at_every_poll_ms() -> None:
+    class Looks:
+        """A sender that does nothing, and the stop event that counts its rests."""
+
+        def __init__(self) -> None:
+            self.looks = 0
+            self.rests: list[float] = []
+
+        def step(self) -> None:
+            self.looks += 1
+
+        def is_set(self) -> bool:
+            return len(self.rests) == 3
+
+        def wait(self, seconds: float) -> None:
+            self.rests.append(seconds)
+
+    longest = {}
+    for poll_ms in (5_000, 10):
+        looks: Any = Looks()
+        assert poll(looks, looks, poll_ms, looks) == 0
+        assert looks.looks == 3
+        longest[poll_ms] = max(looks.rests)
+        assert 0 <= longest[poll_ms] <= poll_ms / 1000
+    assert longest[5_000] > longest[10]

@@ -2,10 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from follower import Follower, Make
 
 # The machine that runs the tests may be slow or busy: time is never what makes a test fail. On CI the examples
 # are the same in every run, so a change is judged by what it changed.
@@ -34,3 +37,25 @@ def wait_until() -> Callable[..., None]:
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """make(**settings): a follower with these settings in its file, who has heard the first, empty book."""
+    made: list[Follower] = []
+
+    def one(**settings: Any) -> Follower:
+        follower = Follower(tmp_path, **settings)
+        made.append(follower)
+        follower.sends_book()
+        follower.look()
+        return follower
+
+    yield one
+    for follower in made:
+        follower.ledger.close()
+
+
+@pytest.fixture
+def follower(make: Make) -> Follower:
+    return make()

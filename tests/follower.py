@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import queue
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from config import ApiSettings, ClientConfig, Module, Mt5Settings
@@ -48,6 +51,40 @@ class Link:
 
     def sync(self) -> None:
         self.syncs += 1
+
+
+class Watched:
+    """The MetaTrader5 module with a witness of every call. It can answer about a symbol with other values."""
+
+    def __init__(self, mt5: Client, clock: HandClock) -> None:
+        self._mt5 = mt5
+        self._clock = clock
+        self.calls: Counter[str] = Counter()
+        self.sent: list[dict[str, Any]] = []
+        self.sent_at: list[float] = []
+        self.altered: dict[str, dict[str, Any]] = {}  # symbol → the fields of its symbol_info that are other
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._mt5, name)
+        if not callable(value):
+            return value
+
+        def counted(*args: Any, **more: Any) -> Any:
+            self.calls[name] += 1
+            return value(*args, **more)
+
+        return counted
+
+    def order_send(self, request: dict[str, Any]) -> Any:
+        self.sent.append(request)
+        self.sent_at.append(self._clock.now)
+        return self._mt5.order_send(request)
+
+    def symbol_info(self, name: str) -> Any:
+        info = self._mt5.symbol_info(name)
+        if info is None or name not in self.altered:
+            return info
+        return SimpleNamespace(**{**info._asdict(), **self.altered[name]})
 
 
 def position(ticket: int, action: str = "BUY", volume: str = "0.10", symbol: str = "EURUSD", **more: Any) -> Trade:
@@ -113,6 +150,12 @@ class Follower:
         self.ledger = CopierLedger(self.folder / "client.db", "account 2001 at Sim", self.clock)
         self.terminal = Terminal(self.mt5, self.config().mt5, self.clock)
         self.copier = Copier(self.terminal, self.ledger, self.config(), self.inbox, self.link, self.clock)
+
+    def watch(self) -> Watched:
+        """From now on, until it is started again, the copier's terminal module is a witness of what is asked of it."""
+        watched = Watched(self.mt5, self.clock)
+        self.terminal._mt5 = watched
+        return watched
 
     def kill(self) -> None:
         """The process ends; the account and the file stay."""
@@ -213,8 +256,23 @@ class Follower:
             seconds -= step
             self.look(1)
 
+    def ticks(self, seconds: int) -> None:
+        """Time goes by on the market too: what is late at the broker is done when its time has come."""
+        for _ in range(seconds):
+            self.sim.tick()
+            self.passes(1)
+
     def heartbeat(self) -> None:
         self.tell({"type": "heartbeat", "seq": self.server_seq, "server_time": self.server_ms()})
+
+    # -- the broker and its market
+
+    def falls_to(self, price: float) -> None:
+        self.mt5.sim_set_quote("EURUSD", price - 0.0001, price)
+        self.sim.tick()
+
+    def broker_keeps_of_comments(self, length: int) -> None:
+        object.__setattr__(self.broker.settings, "comment_length", length)
 
     # -- what the account shows
 
@@ -250,4 +308,6 @@ class Follower:
         return [body["event"] for body in self.reports()]
 
 
-__all__ = ["MAGIC", "D", "Follower", "Source", "order", "position", "tag_of"]
+Make = Callable[..., Follower]  # the fixture `make`: settings of the file → a follower that has heard its first book
+
+__all__ = ["MAGIC", "D", "Follower", "Make", "Source", "Watched", "order", "position", "tag_of"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from decimal import Decimal as D
 from pathlib import Path
 from typing import Any
@@ -14,32 +13,6 @@ from follower import MAGIC, Follower, order, position
 from ledger import LedgerError
 from safety import Copying, Limits, Mode, Sizing
 from signals import Action, Kind, Source
-
-
-@pytest.fixture
-def follower(tmp_path: Path) -> Iterator[Follower]:
-    one = Follower(tmp_path)
-    one.sends_book()
-    one.look()
-    yield one
-    one.ledger.close()
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Any]:
-    made: list[Follower] = []
-
-    def one(**settings: Any) -> Follower:
-        follower = Follower(tmp_path, **settings)
-        made.append(follower)
-        follower.sends_book()
-        follower.look()
-        return follower
-
-    yield one
-    for follower in made:
-        follower.ledger.close()
-
 
 # --- copying ---------------------------------------------------------------------------------------------------------
 
@@ -169,15 +142,10 @@ def test_an_expiration_is_translated_to_the_clock_of_the_clients_broker(follower
 # --- pending orders that fill -----------------------------------------------------------------------------------------
 
 
-def falls_to(follower: Follower, price: float) -> None:
-    follower.mt5.sim_set_quote("EURUSD", price - 0.0001, price)
-    follower.sim.tick()
-
-
 def test_a_pending_order_that_filled_on_both_sides_is_one_position(follower: Follower) -> None:
     trade = follower.master_opens(order(7))
     follower.look()
-    falls_to(follower, 1.09)
+    follower.falls_to(1.09)
     follower.master_opens(position(7, price=D("1.09")))
     follower.master_closes(trade)
     follower.look(5)
@@ -201,7 +169,7 @@ def test_a_pending_order_that_filled_at_the_master_only_is_taken_back_and_opened
     assert follower.orders == []
     assert len(follower.positions) == 1
     assert follower.opened() == 1
-    falls_to(follower, 1.085)
+    follower.falls_to(1.085)
     follower.passes(3)
     assert follower.opened() == 1
 
@@ -209,7 +177,7 @@ def test_a_pending_order_that_filled_at_the_master_only_is_taken_back_and_opened
 def test_a_pending_order_that_filled_at_the_client_only_is_closed_when_the_master_cancels(follower: Follower) -> None:
     trade = follower.master_opens(order(7))
     follower.look()
-    falls_to(follower, 1.09)
+    follower.falls_to(1.09)
     follower.look()
     assert len(follower.positions) == 1
     follower.master_closes(trade)
@@ -221,7 +189,7 @@ def test_a_pending_order_that_filled_at_the_client_only_is_closed_when_the_maste
 def test_a_pending_order_that_filled_first_at_the_client_waits_for_the_master(follower: Follower) -> None:
     trade = follower.master_opens(order(7))
     follower.look()
-    falls_to(follower, 1.09)
+    follower.falls_to(1.09)
     follower.passes(5)
     assert len(follower.positions) == 1
     follower.master_opens(position(7, price=D("1.09")))
@@ -886,7 +854,7 @@ def test_a_trade_opened_by_hand_is_not_taken_for_an_order_of_unknown_outcome(fol
 def test_a_filled_pending_order_survives_a_lost_ledger(follower: Follower) -> None:
     trade = follower.master_opens(order(7))
     follower.look()
-    falls_to(follower, 1.09)
+    follower.falls_to(1.09)
     filled = follower.master_opens(position(7, price=D("1.09")))
     follower.master_closes(trade)
     follower.look(5)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from server_kit import ACCOUNT, HandClock, trade
 
-from db import LastAdmin, NameTaken, Store, Unavailable, Unusable, hold
+from db import CHECKED_WHOLE, LastAdmin, NameTaken, Store, Unavailable, Unusable, hold
 from records import Outcome, Post, Role, User, UserConfig
 from safety import Copying, Mode
 from signals import FIRST_SERVER_TICKET, Action, ChangeType, Kind, Source
@@ -104,7 +104,11 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path, clock: HandClock)
         Store(tmp_path / "a.db", clock)
 
 
-def test_a_damaged_database_is_refused(tmp_path: Path, clock: HandClock) -> None:
+@pytest.mark.parametrize("checked_whole", [CHECKED_WHOLE, 0])
+def test_a_damaged_database_is_refused(
+    tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch, checked_whole: int
+) -> None:
+    monkeypatch.setattr("db.CHECKED_WHOLE", checked_whole)
     store = Store(tmp_path / "a.db", clock)
     for number in range(200):
         store.add_user(f"user{number}", "hash" * 50, Role.CLIENT)
@@ -114,6 +118,24 @@ def test_a_damaged_database_is_refused(tmp_path: Path, clock: HandClock) -> None
     (tmp_path / "a.db").write_bytes(content)
     with pytest.raises(Unusable):
         Store(tmp_path / "a.db", clock)
+
+
+def test_the_log_of_a_large_database_is_not_read_at_the_start(
+    tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "a.db", clock)
+    master = store.add_user("master_user", "hash", Role.MASTER)
+    for ticket in range(1, 100):
+        store.open_trade(master, trade(ticket, comment="of the log"), 0, Post())
+        store.close_trade(master, ticket, None, Post())
+    store.close()
+    content = (tmp_path / "a.db").read_bytes()
+    page = content.index(b"of the log") // 4096 * 4096
+    (tmp_path / "a.db").write_bytes(content[:page] + b"\xff" * 4096 + content[page + 4096 :])
+    with pytest.raises(Unusable):
+        Store(tmp_path / "a.db", clock)
+    monkeypatch.setattr("db.CHECKED_WHOLE", 0)
+    Store(tmp_path / "a.db", clock).close()
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path, clock: HandClock) -> None:

@@ -1,6 +1,7 @@
 """The HTTP contract, over real sockets: what each call answers, and what it refuses."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import requests
 from server_kit import ACCOUNT, ORIGINAL_SIGNAL, PASSWORD, Caller, Serving, report, serving
 
 import api
+import webserver
 from api import ROUTES, Registration, Settings, create_app, refuse_unlisted
 from records import Role
 from signals import FIRST_SERVER_TICKET
@@ -327,7 +329,8 @@ def test_what_the_server_knows_of_a_book_is_the_masters_and_the_admins(
         ({"volume": True}, "volume"),
         ({"volume": None}, "volume"),
         ({"volume": 0.123456789012}, "volume"),
-        ({"symbol": "EUR USD"}, "symbol"),
+        ({"symbol": "EURUSD "}, "symbol"),
+        ({"symbol": "EUR\tUSD"}, "symbol"),
         ({"symbol": ""}, "symbol"),
         ({"symbol": 5}, "symbol"),
         ({"action": "buy"}, "action"),
@@ -678,9 +681,13 @@ def test_no_bad_body_is_accepted_or_breaks_anything(server: Serving, method: str
 # --- HTTP itself -----------------------------------------------------------------------------------------------------
 
 
-def raw(server: Serving, request: bytes) -> bytes:
+def connected(server: Serving) -> socket.socket:
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def raw(server: Serving, request: bytes) -> bytes:
+    with connected(server) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
         answer = b""
@@ -692,6 +699,82 @@ def raw(server: Serving, request: bytes) -> bytes:
 def test_a_connection_is_kept_for_the_next_request(server: Serving) -> None:
     answer = raw(server, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
     assert answer.count(b"HTTP/1.1 200 OK") == 3
+
+
+def one_answer(connection: socket.socket) -> tuple[bytes, bytes]:
+    """Head and body of the next answer, when nothing else comes behind it."""
+    answer = b""
+    while True:
+        piece = connection.recv(65536)
+        assert piece, answer
+        answer += piece
+        head, end, body = answer.partition(b"\r\n\r\n")
+        length = re.search(rb"\r\nContent-Length: ([0-9]+)", head)
+        if end and length and len(body) >= int(length[1]):
+            return head, body
+
+
+def test_a_request_right_after_an_answer_is_not_lost(server: Serving) -> None:
+    with connected(server) as connection:
+        for _ in range(20):
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            head, body = one_answer(connection)
+            assert body == b'{"status":"ok"}'
+            assert b"connection: close" not in head.lower()
+
+
+def test_an_answer_without_its_body_keeps_the_connection_too(server: Serving) -> None:
+    answer = raw(server, b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200 OK") == 2
+    assert answer.count(b'{"status":"ok"}') == 1
+
+
+@pytest.mark.parametrize("size", [1, 65536, 2 << 20])
+def test_a_body_that_nobody_reads_keeps_the_connection(server: Serving, size: int) -> None:
+    with connected(server) as connection:
+        for _ in range(2):  # GET takes no body, and who may not is told before his is looked at
+            for line in (b"GET /health", b"POST /signal/close"):
+                connection.sendall(b"%b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (line, size))
+                connection.sendall(b"x" * size)
+                head, _ = one_answer(connection)
+                assert head.split()[1] == (b"200" if line.startswith(b"GET") else b"401")
+
+
+def test_a_body_beyond_every_limit_ends_the_connection(server: Serving) -> None:
+    size = (2 << 20) + 1
+    with connected(server) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
+        head, _ = one_answer(connection)
+        assert b"Connection: close" in head
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")  # which is body
+        assert connection.recv(4096) == b""
+
+
+def test_who_asks_before_sending_a_body_is_told_to_go_on(server: Serving, master: Caller) -> None:
+    body = json.dumps(ORIGINAL_SIGNAL).encode()
+    with connected(server) as connection:
+        connection.sendall(
+            b"POST /signal/broadcast HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nExpect: 100-continue\r\n"
+            b"Content-Length: %d\r\n\r\n" % (master.token.encode(), len(body))
+        )
+        assert connection.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert one_answer(connection)[0].startswith(b"HTTP/1.1 201 ")
+
+
+def test_a_request_that_does_not_come_to_its_end_is_given_up(
+    server: Serving, master: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webserver, "REQUEST_S", 0.2)
+    with connected(server) as connection:
+        connection.sendall(b"POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        assert connection.recv(4096) == b""
+    assert master.call("GET", "/signals").status_code == 200
+
+
+def test_an_absolute_address_means_the_same(server: Serving) -> None:
+    answer = raw(server, b"GET http://elsewhere/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.endswith(b'{"status":"ok"}')
 
 
 def test_an_unread_body_does_not_become_the_next_request(server: Serving) -> None:
@@ -716,7 +799,8 @@ def test_an_unread_body_does_not_become_the_next_request(server: Serving) -> Non
         (b"POST /token HTTP/1.1\r\nContent-Length: 1_0\r\n\r\n", b"400"),
         (b"POST /token HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b"411"),
         (b"GET \xff\xfe/%ff HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
-        (b"GET http://elsewhere/health HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"GET http://[elsewhere/health HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"GET http://elsewhere/nothing HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
     ],
     ids=lambda value: repr(value)[:50],
 )

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import socket
 import ssl
 import struct
@@ -93,28 +94,93 @@ def test_pages_of_other_sites_may_not_connect(server: Serving, client: Caller) -
 def test_an_ordinary_request_is_told_what_this_address_is(server: Serving, client: Caller) -> None:
     assert client.call("GET", "/ws").status_code == 426
     assert server.call("GET", "/ws").status_code == 401
-    handshake = {"Upgrade": "websocket", "Connection": "Upgrade"}
-    assert client.call("GET", "/ws", **handshake).status_code == 400
-    bad_key = {**handshake, "Sec_WebSocket_Version": "13", "Sec_WebSocket_Key": "short"}
-    assert client.call("GET", "/ws", **bad_key).status_code == 400
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    assert client.call("GET", "/ws", **upgrade).status_code == 400
+    good = {**upgrade, "Sec_WebSocket_Version": "13", "Sec_WebSocket_Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+    for wrong in (
+        {"Sec_WebSocket_Key": "short"},
+        {"Sec_WebSocket_Version": "12"},
+        {"Sec_WebSocket_Protocol": "\xe9"},
+    ):
+        answer = client.call("GET", "/ws", **{**good, **wrong})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_handshake"), wrong
+    assert client.get("/users/config")  # over the same connection
+
+
+def handshake(client: Caller, **headers: str) -> bytes:
+    lines = {
+        "Host": client.serving.url.partition("://")[2],
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Authorization": f"Bearer {client.token}",
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    return "\r\n".join(["GET /ws HTTP/1.1", *(f"{name}: {value}" for name, value in lines.items()), "", ""]).encode()
+
+
+def read_until(raw: socket.socket, *wanted: bytes) -> bytes:
+    received = b""
+    while not all(words in received for words in wanted):
+        piece = raw.recv(65536)
+        assert piece, received
+        received += piece
+    return received
+
+
+def plain(server: Serving) -> socket.socket:
+    host, port = server.url.partition("://")[2].split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
 
 
 def test_what_is_sent_together_with_the_handshake_is_not_lost(server: Serving, client: Caller) -> None:
-    host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as raw:
-        raw.sendall(
-            f"GET /ws HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-            f"Authorization: Bearer {client.token}\r\n\r\n".encode()
-            + masked(9, b"early")
-        )
-        received = b""
-        while b"\x8a\x05early" not in received or b'"type":"book"' not in received:
-            piece = raw.recv(65536)
-            assert piece, received
-            received += piece
-    assert received.startswith(b"HTTP/1.1 101 ")
-    assert b"content-length" not in received.lower()
+    with plain(server) as raw:
+        raw.sendall(handshake(client) + masked(9, b"early"))
+        received = read_until(raw, b"\x8a\x05early", b'"type":"book"', b'"type":"config"')
+    head, _, _ = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head  # the example of RFC 6455, section 1.3
+    assert b"content-length" not in head.lower()
+    assert received.count(b"HTTP/1.1") == 1
+
+
+def test_a_handshake_may_follow_other_requests_of_its_connection(server: Serving, client: Caller) -> None:
+    with plain(server) as raw:
+        raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" + handshake(client) + masked(9, b"early"))
+        received = read_until(raw, b"\x8a\x05early", b'"type":"book"')
+    assert received.index(b'{"status":"ok"}') < received.index(b"HTTP/1.1 101 ")
+
+
+def test_nothing_is_compressed_whatever_the_client_offers(server: Serving, client: Caller, master: Caller) -> None:
+    with plain(server) as raw:
+        raw.sendall(handshake(client, Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits"))
+        received = read_until(raw, b'"type":"config"')
+        assert b"sec-websocket-extensions" not in received.lower()
+        master.post("/signal/broadcast", ORIGINAL_SIGNAL)
+        assert b'"EURUSD"' in read_until(raw, b'"type":"signal"', b'"prev":')
+
+
+def test_followers_cost_no_thread_each(server: Serving, wait_until: Callable[..., None]) -> None:
+    server.call("GET", "/health")
+    before = threading.active_count()
+    server.user("first").listen().joined()
+    for number in range(20):
+        server.user(f"client_{number}").listen().joined()
+    assert len(server.hub.connected_users()) == 21
+    wait_until(lambda: threading.active_count() <= before + 1)
+
+
+def test_who_breaks_off_within_the_handshake_leaves_nothing_behind(
+    server: Serving, client: Caller, caplog: pytest.LogCaptureFixture, wait_until: Callable[..., None]
+) -> None:
+    for _ in range(30):
+        with plain(server) as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close is a reset
+            raw.sendall(handshake(client))
+    client.listen().joined()
+    wait_until(lambda: server.hub.connected_users() == {"client_user": 1})
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 # --- what comes ------------------------------------------------------------------------------------------------------
@@ -418,6 +484,24 @@ def test_a_silent_tls_connection_holds_nobody_up(tmp_path: Path, certificate: tu
         assert [listening.next("signal")["seq"] for _ in range(1500)] == list(range(1, 1501))
         listening.socket.send('{"type":"sync"}')
         assert len(listening.next("book")["data"]["trades"]) == 1500
+
+
+def test_a_websocket_over_tls_keeps_what_comes_with_its_handshake(
+    tmp_path: Path, certificate: tuple[Path, Path], wait_until: Callable[..., None]
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    trusting = ssl.create_default_context(cafile=str(certificate[0]))
+    with serving(tmp_path, tls=context) as server:
+        server.session.verify = str(certificate[0])
+        client = server.user("client_user")
+        with trusting.wrap_socket(plain(server), server_hostname="localhost") as raw:
+            raw.sendall(handshake(client) + masked(9, b"early"))
+            raw.sendall(masked(9, b"later"))
+            read_until(raw, b"\x8a\x05early", b"\x8a\x05later", b'"type":"config"')
+            server.user("master_user", "master").post("/signal/broadcast", ORIGINAL_SIGNAL)
+            read_until(raw, b'"type":"signal"')
+        wait_until(lambda: not server.hub.connected_users())
 
 
 def test_plain_http_on_a_tls_port_harms_nobody(tmp_path: Path, certificate: tuple[Path, Path]) -> None:

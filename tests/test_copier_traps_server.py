@@ -1,0 +1,326 @@
+"""Traps between server and copier: messages that cannot be read or do not come, restored databases, lost connections,
+and a start with other settings.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chain import ROOT
+from follower import MAGIC, D, Follower, position
+
+from api_client import Api
+from config import ApiSettings
+from copier import run
+from ledger import CopierLedger
+from link import Listener, Lost, Reporter
+from safety import Copying
+from signals import Source
+
+MASTER = "master_user"
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "signal", "data": []},
+        {"type": "close", "data": "x", "seq": 1},
+        {"type": "master", "data": 5},
+        {"type": "modify", "data": None},
+    ],
+    ids=lambda message: str(message["type"]),
+)
+def test_a_message_without_the_right_shape_is_answered_with_a_sync(follower: Follower, message: dict[str, Any]) -> None:
+    trade = follower.master_opens(position(1))
+    follower.look()
+    follower.tell(message)
+    follower.look()
+    assert follower.link.syncs == 1
+    follower.master_closes(trade)
+    follower.look()
+    assert follower.positions == []
+
+
+def test_a_book_that_cannot_be_read_is_asked_for_again_after_a_pause_and_not_at_once(follower: Follower) -> None:
+    data = {"masters": [], "trades": [{"x": 1}]}
+    bad = {"type": "book", "seq": 0, "epoch": "epoch-1", "server_time": follower.server_ms(), "data": data}
+    follower.tell(bad)
+    answered = 0
+    for _ in range(50):  # this server answers each question at once
+        follower.look(1)
+        if follower.link.syncs > answered:
+            answered = follower.link.syncs
+            follower.tell(bad)
+    assert answered == 1
+    follower.tell(bad)
+    follower.passes(5)
+    follower.tell(bad)
+    follower.passes(1)
+    assert follower.link.syncs == 2
+
+
+def test_a_close_is_believed_while_the_book_that_was_asked_for_does_not_come(follower: Follower) -> None:
+    goes = follower.master_opens(position(1))
+    stays = follower.master_opens(position(2, "SELL"))
+    follower.look()
+    follower.server_seq += 1  # a message is lost
+    follower.master_modifies(stays, sl=D("1.2"))
+    follower.look(1)
+    follower.master_closes(goes)
+    follower.look()
+    assert [p.type for p in follower.positions] == [1]
+
+
+def test_a_book_that_does_not_come_is_asked_for_again(follower: Follower) -> None:
+    trade = follower.master_opens(position(1))
+    follower.look()
+    follower.server_seq += 1  # a message is lost
+    follower.master_modifies(trade, sl=D("1.08"))
+    for _ in range(20):
+        follower.heartbeat()
+        follower.passes(1)
+    assert 3 <= follower.link.syncs <= 5
+
+
+# --- a server's database that was restored ----------------------------------------------------------------------------
+
+
+def test_a_close_of_a_trade_entered_by_hand_is_carried_out_after_the_database_was_restored(follower: Follower) -> None:
+    follower.masters[MASTER]["reported_at"] = None
+    follower.disconnects()
+    follower.sends_book()
+    follower.look()
+    trade = follower.master_opens(position(8_000_000_000_000_001, source=Source.MANUAL))
+    follower.look()
+    assert follower.volumes == [0.1]
+    follower.server_seq = 0
+    follower.disconnects()
+    follower.sends_book()  # the backup has the trade
+    follower.look()
+    follower.master_closes(trade)
+    follower.look()
+    assert follower.positions == []
+
+
+def test_a_restored_database_whose_number_has_overtaken_ours_closes_nothing(follower: Follower) -> None:
+    follower.masters[MASTER]["reported_at"] = 1000
+    follower.disconnects()
+    follower.sends_book()
+    follower.look()
+    follower.master_opens(position(1))
+    follower.look()
+    follower.disconnects()
+    follower.book.clear()
+    follower.masters[MASTER]["reported_at"] = 500  # that of the backup
+    follower.server_seq = 50  # other masters have moved it on
+    follower.sends_book()
+    follower.passes(3)
+    assert follower.volumes == [0.1]
+    follower.masters[MASTER]["reported_at"] = 2000
+    follower.sends_book()
+    follower.look()
+    assert follower.positions == []
+
+
+# --- what the server said last holds while it is away -----------------------------------------------------------------
+
+
+def test_a_pause_that_the_server_ordered_does_not_end_with_the_connection(follower: Follower) -> None:
+    trade = follower.master_opens(position(1, sl=D("1.08")))
+    follower.look()
+    follower.sends_config(copying="paused")
+    follower.master_modifies(trade, sl=D("1.09"))
+    follower.look()
+    follower.disconnects()
+    follower.look()
+    assert follower.positions[0].sl == 1.08
+
+
+def test_a_flatten_that_the_server_ordered_is_carried_out_although_the_connection_ended(follower: Follower) -> None:
+    follower.master_opens(position(1))
+    follower.look()
+    follower.mt5.inject("order_send", "retcode", retcode=10018, times=2)
+    follower.sends_config(copying="flatten")
+    follower.look()
+    follower.disconnects()
+    follower.passes(30)
+    assert follower.positions == []
+
+
+def test_a_flatten_in_the_file_needs_no_server(follower: Follower) -> None:
+    follower.master_opens(position(1))
+    follower.look()
+    follower.restart(copying=Copying.FLATTEN)
+    follower.look()
+    assert follower.positions == []
+
+
+# --- the connection ---------------------------------------------------------------------------------------------------
+
+
+class Answering:
+    """Listens, reads one request from everybody who connects, gives always the same answer and hangs up."""
+
+    def __init__(self, answer: str) -> None:
+        self.heard: list[bytes] = []
+        self._answer = answer.encode()
+        self._ended = False
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listening.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._ended:
+            connection, _ = self._listening.accept()
+            with connection:
+                if request := connection.recv(65536):
+                    self.heard.append(request)
+                    connection.sendall(self._answer)
+
+    def close(self) -> None:
+        self._ended = True
+        socket.create_connection(self._listening.getsockname()).close()  # wakes accept() on every system
+        self._thread.join(10)
+        self._listening.close()
+
+
+def listen_once(server: Answering) -> tuple[Lost, bool]:
+    settings = ApiSettings(f"http://{server.host}", "u", "p", f"ws://{server.host}")
+    api = Api(settings)
+    api._token = "the-token"
+    return Listener(api, settings, queue.SimpleQueue(), threading.Event())._listen()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "\r\n\r\n",
+        "garbage\r\n\r\n",
+        "HTTP/1.1\r\n\r\n",
+        "HTTP/1.1 302 Found\r\n\r\n",
+        "HTTP/1.1 302 Found\r\nLocation: /login\r\n\r\n",
+        "HTTP/1.1 302 Found\r\nLocation: http://portal/login\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\nhi",
+        "HTTP/1.1 101 X\r\n\r\n",
+    ],
+)
+def test_an_odd_answer_to_the_upgrade_is_a_lost_connection_and_does_not_end_the_copier(answer: str) -> None:
+    with closing(Answering(answer)) as server:
+        lost, heard = listen_once(server)
+        assert len(server.heard) == 1
+    assert not lost.for_good
+    assert not heard
+
+
+def test_the_token_is_not_carried_to_where_the_server_is_said_to_have_moved() -> None:
+    with closing(Answering("HTTP/1.1 404 No\r\n\r\n")) as other:
+        moved = f"HTTP/1.1 302 Found\r\nLocation: ws://{other.host}/ws\r\n\r\n"
+        with closing(Answering(moved)) as server:
+            lost, _ = listen_once(server)
+            assert b"the-token" in server.heard[0]
+        assert other.heard == []
+    assert not lost.for_good
+
+
+def test_reports_go_on_after_a_defect_in_reporting(tmp_path: Path, wait_until: Callable[..., None]) -> None:
+    class Impatient(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return super().wait(0)
+
+    class Desk:
+        calls = 0
+
+        def call(self, *_: Any) -> dict[str, Any]:
+            self.calls += 1
+            if self.calls == 1:
+                raise RuntimeError("unforeseen")
+            return {}
+
+    with closing(CopierLedger(tmp_path / "client.db", "account 7")) as ledger:
+        ledger.record(reports=[{"event": "opened"}])
+        stop = Impatient()
+        reporter = Reporter(Desk(), ledger, stop)  # type: ignore[arg-type]
+        reporter.start()
+        try:
+            wait_until(lambda: ledger.reports(1) == [], "the report")
+        finally:
+            stop.set()
+            reporter.wake.set()
+            reporter.join(10)
+    assert not reporter.is_alive()
+
+
+# --- a start with another magic number --------------------------------------------------------------------------------
+
+ANOTHER_MAGIC = MAGIC + 1
+
+
+def start_program(folder: Path, magic: int) -> tuple[int, str]:
+    """Run copier.py as its user does, until it ends by itself: its exit code and what it said."""
+    config = {
+        "api": {"url": "http://127.0.0.1:1", "username": "client_user", "password": "client_password"},
+        "mt5": {"login": 2001, "password": "demo", "server": "Sim", "module": "mt5_sim", "path": "127.0.0.1:1"},
+        "trade_copy": {
+            "mode": "multiplier",
+            "fixed_lot": 0.01,
+            "multiplier": 1.0,
+            "magic_number_copier": magic,
+            "max_slippage_points": 50,
+            "max_spread_points": 20,
+            "max_exposure_trades": 5,
+            "max_exposure_lots": 10.0,
+        },
+    }
+    (folder / "config_client.json").write_text(json.dumps(config))
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "copier.py")], cwd=folder, capture_output=True, text=True, timeout=30
+    )
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def test_another_magic_number_is_refused_while_copies_with_the_old_one_are_open(follower: Follower) -> None:
+    follower.master_opens(position(1))
+    follower.look()
+    follower.kill()
+    code, said = start_program(follower.folder, ANOTHER_MAGIC)
+    assert code == 3
+    assert f"magic number {MAGIC} are still open" in said
+    assert "change magic_number_copier back" in said
+
+
+def test_another_magic_number_is_refused_while_the_outcome_of_an_open_is_unknown(follower: Follower) -> None:
+    follower.mt5.inject("order_send", "none_after_fill", drop=False)
+    follower.master_opens(position(1))
+    follower.look(1)
+    assert follower.state(1) == "opening"
+    follower.kill()
+    code, said = start_program(follower.folder, ANOTHER_MAGIC)
+    assert code == 3
+    assert "change magic_number_copier back" in said
+
+
+def test_another_magic_number_is_taken_when_no_copy_is_open_any_more(follower: Follower) -> None:
+    trade = follower.master_opens(position(1))
+    follower.look()
+    follower.master_closes(trade)
+    follower.look()
+    assert follower.state(1) == "closed"
+    follower.kill()
+    at_once = threading.Event()
+    at_once.set()
+    assert run(replace(follower.config(), magic=ANOTHER_MAGIC), at_once) == 0

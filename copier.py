@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from pathlib import Path
@@ -367,67 +368,76 @@ def _told(message: Mapping[str, Any]) -> str:
 
 
 def run(config: ClientConfig, stop: threading.Event, *, reset_drawdown: bool = False) -> int:
-    """Copy until `stop` is set or the copier must end by itself. The exit code."""
-    folder = config.folder
-    one_instance = OneInstance(folder / "client.lock")
-    ledger = CopierLedger(folder / "client.db", f"account {config.mt5.login} at {config.mt5.server}")
-    foreign = {c.magic for c in ledger.copies.values() if c.state in LIVE} - {config.magic}
-    if foreign:
-        ledger.close()
-        raise WrongLedger(
-            f"copies with the magic number {', '.join(map(str, foreign))} are still open, and the file says "
-            f"{config.magic}: change magic_number_copier back until they are closed"
-        )
-    if reset_drawdown:
-        log.warning("the highest equity is forgotten: it was %s", ledger.get("highest_equity"))
-        ledger.set(highest_equity="0")
-    if ledger.is_new:
-        log.info("a new ledger was begun: trades that are open already are not copied")
-    terminal = Terminal(load_module(config.mt5.module), config.mt5)
-    inbox: Inbox = queue.SimpleQueue()
-    api = Api(config.api)
-    listener = Listener(api, config.api, inbox, stop)
-    reporter = Reporter(api, ledger, stop)
-    copier = Copier(terminal, ledger, config, inbox, listener)
-    try:
+    """Copy until `stop` is set or the copier must end by itself. The exit code. Raises `WrongLedger`, `LedgerError`."""
+    folder, mt5 = config.folder, config.mt5
+    with (
+        closing(OneInstance(folder / "client.lock")),
+        closing(CopierLedger(folder / "client.db", f"account {mt5.login} at {mt5.server}")) as ledger,
+        closing(Terminal(load_module(mt5.module), mt5)) as terminal,
+    ):
+        check_magic(ledger, config.magic)
+        if reset_drawdown:
+            log.warning("the highest equity is forgotten: it was %s", ledger.get("highest_equity"))
+            ledger.set(highest_equity="0")
+        if ledger.is_new:
+            log.info("a new ledger was begun: trades that are open already are not copied")
         if not connect_until(terminal, stop):
             return 0
-        log.info("account %d at %s, copying %s", config.mt5.login, config.mt5.server, config.copying)
+        log.info("account %d at %s, copying %s", mt5.login, mt5.server, config.copying)
+        inbox: Inbox = queue.SimpleQueue()
+        api = Api(config.api)
+        listener = Listener(api, config.api, inbox, stop)
+        reporter = Reporter(api, ledger, stop)
+        copier = Copier(terminal, ledger, config, inbox, listener)
         listener.start()
         reporter.start()
-        while not stop.is_set() and not copier.ended:
-            again = False
-            try:
-                again = copier.step()
-                reporter.wake.set()
-            except ConnectionLost:
-                connect_until(terminal, stop)
-            except LedgerError as error:
-                log.error("nothing is opened while the ledger cannot be written: %s", error)
-                stop.wait(1.0)
-            except Exception:
-                log.exception("a defect of this program: nothing is opened any more, open copies are still followed")
-                copier.stop_opening()
-                stop.wait(5.0)
-            copier.wait(0.0 if again else LOOK_EVERY_S)
-        if copier.ended:
-            log.error("stopped: %s", copier.ended)
-        unknown = [copy for copy in ledger.copies.values() if copy.state in (State.OPENING, State.UNKNOWN)]
-        for copy in unknown:
-            log.warning("outcome not known yet: %s", named(copy))
-        return 1 if copier.ended else 0
-    finally:
-        stop.set()
-        listener.close()
-        reporter.wake.set()
-        for thread in (listener, reporter):
-            if thread.is_alive():
+        try:
+            copy_until(stop, copier, terminal, reporter)
+        finally:
+            stop.set()
+            listener.close()
+            reporter.wake.set()
+            for thread in (listener, reporter):
                 thread.join(5.0)
                 if thread.is_alive():
                     log.warning("thread %s did not end in time", thread.name)
-        terminal.close()
-        ledger.close()
-        one_instance.close()
+        for copy in ledger.copies.values():
+            if copy.state is State.OPENING:
+                log.warning("outcome not known yet: %s; it is looked for at the next start", named(copy))
+        if copier.ended:
+            log.error("stopped: %s", copier.ended)
+        return 1 if copier.ended else 0
+
+
+def check_magic(ledger: CopierLedger, magic: int) -> None:
+    """Raises `WrongLedger` while copies with another magic number are open or may still fill."""
+    others = {c.magic for c in ledger.copies.values() if c.state in LIVE} - {magic}
+    if others:
+        raise WrongLedger(
+            f"copies with the magic number {', '.join(map(str, others))} are still open, and the file says {magic}: "
+            "change magic_number_copier back until they are closed"
+        )
+
+
+def copy_until(stop: threading.Event, copier: Copier, terminal: Terminal, reporter: Reporter) -> None:
+    """The loop of the thread that trades, until `stop` is set or the copier must end."""
+    spoken = Spoken(log)
+    while not stop.is_set() and not copier.ended:
+        again = False
+        try:
+            again = copier.step()
+            spoken.clear("ledger", "the ledger can be written again")
+        except ConnectionLost:
+            connect_until(terminal, stop)
+        except LedgerError as error:
+            spoken.say("ledger", f"nothing is opened while the ledger cannot be written: {error}", logging.ERROR)
+            stop.wait(1.0)
+        except Exception:
+            log.exception("a defect of this program: nothing is opened any more, open copies are still followed")
+            copier.stop_opening()
+            stop.wait(5.0)
+        reporter.wake.set()
+        copier.wait(0.0 if again else LOOK_EVERY_S)
 
 
 def main(arguments: list[str] | None = None) -> int:

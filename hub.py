@@ -5,7 +5,7 @@ Numbering, storing and handing out happen under one lock, so that every connecti
 their numbers, and nothing falls between the book it gets on joining and the first change after it. A connection only
 takes frames in and never blocks, so no reader can hold up another.
 
-No sockets here: a connection is anything that takes frames (`transport.py` has the real ones).
+No sockets here: a connection is anything that takes frames (`wire.py` has the real ones).
 """
 
 from __future__ import annotations

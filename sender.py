@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -459,21 +460,18 @@ def _told(change: Change) -> str:
 
 
 def run(config: SenderConfig, stop: threading.Event) -> int:
-    """Send until `stop` is set or another sender takes over. The exit code."""
-    folder = config.folder
-    one_instance = OneInstance(folder / "sender.lock")
-    ledger = SenderLedger(folder / "sender.db", f"account {config.mt5.login} at {config.mt5.server}")
-    terminal = Terminal(load_module(config.mt5.module), config.mt5)
-    sender = Sender(terminal, Api(config.api), ledger, config)
-    try:
+    """Send until `stop` is set or another sender takes over. The exit code. Raises `WrongLedger`, `LedgerError`."""
+    folder, mt5 = config.folder, config.mt5
+    with (
+        closing(OneInstance(folder / "sender.lock")),
+        closing(SenderLedger(folder / "sender.db", f"account {mt5.login} at {mt5.server}")) as ledger,
+        closing(Terminal(load_module(mt5.module), mt5)) as terminal,
+    ):
+        sender = Sender(terminal, Api(config.api), ledger, config)
         if not connect_until(terminal, stop):
             return 0
-        log.info("watching account %d at %s every %d ms", config.mt5.login, config.mt5.server, config.poll_ms)
+        log.info("watching account %d at %s every %d ms", mt5.login, mt5.server, config.poll_ms)
         return poll(sender, terminal, config.poll_ms, stop)
-    finally:
-        terminal.close()
-        ledger.close()
-        one_instance.close()
 
 
 def poll(sender: Sender, terminal: Terminal, poll_ms: int, stop: threading.Event) -> int:

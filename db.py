@@ -411,12 +411,17 @@ class Store:
             if ticket >= FIRST_SERVER_TICKET:
                 return refusal(422, "ticket", f"ticket: those from {FIRST_SERVER_TICKET} on are given by the server")
         else:
-            ticket = self._all("SELECT next_ticket FROM state")[0][0]
-            self._db.execute("UPDATE state SET next_ticket = next_ticket + 1")
+            ticket = self._new_ticket(now)
         opened_at = 0 if age_ms is None else max(1, now - age_ms)
         trade = replace(trade, ticket=ticket, master=master.username, source=post.source, opened_at=opened_at)
         entry = self._record(master, Change(ChangeType.SIGNAL, trade), now, detected_at=post.detected_at)
         return Outcome(201, {"seq": entry.seq, "ticket": ticket, "delivered": post.audience}, (entry,))
+
+    def _new_ticket(self, now: int) -> int:
+        """Of this moment, so that a database that was lost or restored does not give a ticket a second time."""
+        ticket: int = max(self._all("SELECT next_ticket FROM state")[0][0], FIRST_SERVER_TICKET + now * 100)
+        self._db.execute("UPDATE state SET next_ticket = ?", (ticket + 1,))
+        return ticket
 
     def modify_trade(
         self, master: User, ticket: int, kind: Kind | None, fields: Mapping[str, Any], post: Post

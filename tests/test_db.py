@@ -1,5 +1,6 @@
 """The server's memory: what is stored, numbered, refused and never lost."""
 
+import contextlib
 import sqlite3
 import stat
 import sys
@@ -15,7 +16,7 @@ from server_kit import ACCOUNT, HandClock, trade
 from db import CHECKED_WHOLE, LastAdmin, NameTaken, Store, Unavailable, Unusable, hold
 from records import Outcome, Post, Role, User, UserConfig
 from safety import Copying, Mode
-from signals import FIRST_SERVER_TICKET, Action, ChangeType, Kind, Source
+from signals import FIRST_SERVER_TICKET, LAST_TICKET, Action, ChangeType, Kind, Source
 
 D = Decimal
 
@@ -278,8 +279,19 @@ def test_the_master_is_who_posted(store: Store, master: User) -> None:
 def test_a_trade_without_ticket_gets_one_that_no_broker_has(store: Store, master: User) -> None:
     first = store.open_trade(master, trade(0), 0, Post())
     second = store.open_trade(master, trade(0), 0, Post())
-    assert [first.answer["ticket"], second.answer["ticket"]] == [FIRST_SERVER_TICKET, FIRST_SERVER_TICKET + 1]
+    assert FIRST_SERVER_TICKET <= first.answer["ticket"] < second.answer["ticket"] <= LAST_TICKET
     assert {t.source for t in store.book()} == {Source.MANUAL}
+
+
+def test_tickets_of_the_server_are_not_given_twice_after_the_database_was_lost(tmp_path: Path) -> None:
+    clock = HandClock()
+    tickets = []
+    for name in ("lost.db", "new.db"):
+        with contextlib.closing(Store(tmp_path / name, clock)) as store:
+            master = store.add_user("master_user", "hash", Role.MASTER)
+            tickets += [store.open_trade(master, trade(0), 0, Post()).answer["ticket"] for _ in range(3)]
+        clock.wall += 1
+    assert len(set(tickets)) == 6
 
 
 def test_tickets_of_the_server_are_not_given_twice_after_a_restart(

@@ -211,7 +211,8 @@ def test_the_copiers_magic_number_is_sent_back_to_its_file(client: Caller) -> No
 
 def test_the_original_request_without_a_ticket(master: Caller) -> None:
     answer = master.post("/signal/broadcast", ORIGINAL_SIGNAL, 201)
-    assert answer == {"seq": 1, "ticket": FIRST_SERVER_TICKET, "delivered": 0}
+    assert answer.pop("ticket") >= FIRST_SERVER_TICKET
+    assert answer == {"seq": 1, "delivered": 0}
 
 
 def test_the_original_request_byte_for_byte(server: Serving, master: Caller) -> None:

@@ -466,6 +466,7 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("%s", error)
         return 3
     finally:
+        log.info("ended")
         logging.shutdown()
 
 

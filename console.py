@@ -1,4 +1,4 @@
-"""What sender and copier share as programs: log file and console, the choice of the MetaTrader5 module."""
+"""What sender and copier share as programs: their start and end, log file and console, the MetaTrader5 module."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ import io
 import logging
 import logging.handlers
 import re
+import signal
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
+
+from ledger import LedgerError, WrongLedger
+from settings_file import ConfigError
+
+log = logging.getLogger(__name__)
 
 LOG_BYTES: Final = 10_000_000
 LOG_FILES: Final = 5
@@ -55,6 +63,44 @@ def log_to(path: Path) -> None:
     to_console.setFormatter(_OneLine("%(asctime)s.%(msecs)03d %(message)s", "%H:%M:%S"))
     root.addHandler(to_file)
     root.addHandler(to_console)
+
+
+class Settings(Protocol):
+    """What both programs' settings have."""
+
+    @property
+    def folder(self) -> Path: ...
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def start(load: Callable[[Path], S], config: Path, log_name: str, run: Callable[[S, threading.Event], int]) -> int:
+    """Read the settings, open the log, and run until Ctrl-C.
+
+    The exit code: 0 it was asked to end, 1 it had to stop, 2 the settings are wrong, 3 it cannot start.
+    """
+    try:
+        settings = load(config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        log_to(settings.folder / log_name)
+    except OSError as error:
+        print(f"{settings.folder / log_name} cannot be written: {error}", file=sys.stderr)
+        return 3
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        return run(settings, stop)
+    except (WrongLedger, LedgerError, NoModule) as error:
+        log.error("%s", error)
+        return 3
+    finally:
+        log.info("ended")
+        logging.shutdown()
 
 
 class NoModule(Exception):

@@ -8,10 +8,10 @@ does it and writes it down.
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import math
 import queue
-import signal
 import sys
 import threading
 import time
@@ -25,14 +25,13 @@ from typing import Any, Final
 from account import MarginMode, Reading, Symbol
 from api_client import Api
 from config import ClientConfig, load_client
-from console import NoModule, Spoken, load_module, log_to
+from console import Spoken, load_module, start
 from copies import LIVE, Copy, Evidence, State, observe, order_key, unclaimed, unseen
 from ledger import CopierLedger, LedgerError, OneInstance, WrongLedger
 from link import Heard, Inbox, Listener, Lost, Reporter
 from mirror import Mirror
 from plan import Known, Open, Refuse, Rules, plan
 from safety import Copying, Limits, stricter
-from settings_file import ConfigError
 from signals import Action, Check, Kind, an_object, number, one_of, or_null, read_fields
 from terminal import ConnectionLost, Terminal, Unreadable, connect_until
 from trader import Trader, named
@@ -451,23 +450,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--config", type=Path, default=Path("config_client.json"), help="default: %(default)s")
     options = parser.parse_args(arguments)
-    try:
-        config = load_client(options.config)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    log_to(config.folder / "client.log")
-    stop = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        return run(config, stop, reset_drawdown=options.reset_drawdown)
-    except (WrongLedger, LedgerError, NoModule) as error:
-        log.error("%s", error)
-        return 3
-    finally:
-        log.info("ended")
-        logging.shutdown()
+    go = functools.partial(run, reset_drawdown=options.reset_drawdown)
+    return start(load_client, options.config, "client.log", go)
 
 
 if __name__ == "__main__":

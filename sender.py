@@ -11,7 +11,6 @@ import argparse
 import logging
 import math
 import re
-import signal
 import sys
 import threading
 import time
@@ -25,9 +24,8 @@ from typing import Any, Final
 from account import Deal, Entry, MarginMode, Order, OrderEnd, Position, Reading
 from api_client import Api, ApiDown, ApiRefused
 from config import SenderConfig, load_sender
-from console import NoModule, Spoken, load_module, log_to
-from ledger import LedgerError, OneInstance, SenderLedger, WrongLedger
-from settings_file import ConfigError
+from console import Spoken, load_module, start
+from ledger import LedgerError, OneInstance, SenderLedger
 from signals import (
     NOTHING,
     BadField,
@@ -496,23 +494,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Sends the trades of your MetaTrader 5 account to the server.")
     parser.add_argument("--config", type=Path, default=Path("config_sender.json"), help="default: %(default)s")
     options = parser.parse_args(arguments)
-    try:
-        config = load_sender(options.config)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    log_to(config.folder / "sender.log")
-    stop = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        return run(config, stop)
-    except (WrongLedger, LedgerError, NoModule) as error:
-        log.error("%s", error)
-        return 3
-    finally:
-        log.info("ended")
-        logging.shutdown()
+    return start(load_sender, options.config, "sender.log", run)
 
 
 if __name__ == "__main__":

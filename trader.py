@@ -296,12 +296,12 @@ class Trader:
         key = (trade.master, *trade.key)
         if self._last_refusal.get(key) is reason:
             return
+        # Waiting is a delay, not a refusal: it is told only when it is why the trade became too old.
+        if reason is not Reason.WAITING:
+            copy = replace(self._new_copy(trade, trade.symbol, trade.volume), reason=str(reason), detail=detail)
+            self._ledger.record(reports=[self._report("refused", copy, numbers=numbers)])
+            log.warning("refused %s %s of %s #%d: %s: %s", trade.action, trade.symbol, *_who(trade), reason, detail)
         self._last_refusal[key] = reason
-        if reason is Reason.WAITING:
-            return  # not a refusal but a delay; it is told when it is why the trade became too old
-        log.warning("refused %s %s of %s #%d: %s: %s", trade.action, trade.symbol, *_who(trade), reason, detail)
-        copy = replace(self._new_copy(trade, trade.symbol, trade.volume), reason=str(reason), detail=detail)
-        self._ledger.record(reports=[self._report("refused", copy, numbers=numbers)])
 
     def _skip(self, held: Held, reason: Reason, detail: str, numbers: Mapping[str, Any]) -> None:
         trade = held.trade

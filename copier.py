@@ -367,7 +367,10 @@ def _told(message: Mapping[str, Any]) -> str:
 
 
 def run(config: ClientConfig, stop: threading.Event, *, reset_drawdown: bool = False) -> int:
-    """Copy until `stop` is set or the copier must end by itself. The exit code. Raises `WrongLedger`, `LedgerError`."""
+    """Copy until `stop` is set or the copier must end by itself. The exit code.
+
+    Raises `WrongLedger`, `LedgerError`, `NoModule`.
+    """
     folder, mt5 = config.folder, config.mt5
     with (
         closing(OneInstance(folder / "client.lock")),

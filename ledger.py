@@ -56,10 +56,11 @@ class OneInstance:
 
 
 class Ledger:
-    """The file, its values and its pending reports; common to copier and sender."""
+    """The file and its values; common to copier and sender. Every method that reads or writes raises `LedgerError`."""
 
     def __init__(self, path: Path, owner: str, clock: Any = time) -> None:
-        """Open or create. `owner` names the account; a ledger of another owner raises `WrongLedger`.
+        """Open or create. `owner` names the account; a ledger of another owner, or of
+        another version of this program, raises `WrongLedger`, a file that cannot be opened `LedgerError`.
 
         A damaged file is put aside under another name, loudly, and a new one begun.
         """

@@ -43,7 +43,8 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The connection ended. With `for_good` the program must stop: the server gave our place to another copier."""
+    """The connection ended. With `for_good` the program must stop: the server gave our place to another copier,
+    or the thread that listens has ended."""
 
     why: str
     for_good: bool = False

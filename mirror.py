@@ -89,7 +89,8 @@ class Mirror:
         """Whether a trade that is not in the book is gone, and not merely unknown to this server database.
 
         `epoch` is that of the database that told of the trade. What a sender's account holds is known once it has
-        reported; what was entered by hand is known to the database in which it was entered, and to no other.
+        reported; what was entered by hand is known to the database in which it was entered, and to no other. What a
+        close message has ended is gone in any case.
         """
         master = key[0]
         if key in self._closed:

@@ -302,7 +302,7 @@ def _margin(symbol: Symbol | None, action: Action, volume: Decimal) -> Decimal:
 
 
 def exposure_of(known: Known, magic: int) -> Exposure:
-    """What our copies take: everything with our magic on the account, and the opens of unknown outcome."""
+    """What our copies take: everything with our magic on the account, and the opens not settled yet (`opening`)."""
     volumes = [position.volume for position in known.reading.positions if position.magic == magic]
     volumes += [order.volume for order in known.reading.orders if order.magic == magic]
     opening = [copy for copy in known.copies.values() if copy.state is State.OPENING]

@@ -9,7 +9,7 @@ CREATE TABLE meta (
 ) STRICT;
 
 -- Copier: one row is one master's trade and what became of it here: the map ticket_master -> ticket_client.
--- A row is never deleted once its order may have reached the broker.
+-- A row is never deleted while its order may have been executed.
 CREATE TABLE copies (
     master        TEXT    NOT NULL,
     kind          TEXT    NOT NULL CHECK (kind IN ('position', 'order')),

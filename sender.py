@@ -458,7 +458,10 @@ def _told(change: Change) -> str:
 
 
 def run(config: SenderConfig, stop: threading.Event) -> int:
-    """Send until `stop` is set or another sender takes over. The exit code. Raises `WrongLedger`, `LedgerError`."""
+    """Send until `stop` is set or the sender must not go on. The exit code.
+
+    Raises `WrongLedger`, `LedgerError`, `NoModule`.
+    """
     folder, mt5 = config.folder, config.mt5
     with (
         closing(OneInstance(folder / "sender.lock")),

@@ -1,7 +1,10 @@
-"""Carries out what was planned and writes down what was seen: the only code that trades, and that changes the ledger.
+"""Carries out what was planned and writes down what was seen: the only code that trades, and that changes a copy in the
+ledger.
 
-It never sends an order before the intent is committed, and never one again whose outcome is unknown. Every change of a
-copy goes to the ledger together with the report for the server, in one transaction, and to the log in one line.
+It never opens, places or reduces before the intent is committed. An open whose outcome is unknown is never sent again;
+a reduction is planned anew only when good readings have not shown it for `copies.PATIENCE_S`. A full close does not
+wait for the disk and is repeated. A change that the server is told of goes to the ledger together with its report, in
+one transaction, and to the log in one line.
 """
 
 from __future__ import annotations
@@ -183,7 +186,11 @@ class Trader:
     # -- acting
 
     def do(self, step: Step, reading: Reading, rules: Rules) -> None:
-        """Carry out one step. Raises `LedgerError` when its intent could not be stored; then it was not carried out."""
+        """Carry out one step.
+
+        Raises `LedgerError` when its intent could not be stored, and then it was not carried out; or when what came of
+        it could not be, and then the account shows it.
+        """
         match step:
             case Open():
                 self._open(step, reading, rules)

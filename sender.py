@@ -21,7 +21,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-from account import Deal, Entry, MarginMode, Order, OrderEnd, Position, Reading
+from account import Deal, Entry, MarginMode, Order, OrderEnd, Position, Reading, Symbol
 from api_client import Api, ApiDown, ApiRefused
 from config import SenderConfig, load_sender
 from console import Spoken, load_module, start
@@ -256,7 +256,7 @@ class Sender:
 
     def _trade(self, thing: Position | Order, offset_s: int | None) -> Trade:
         known = self._book.get((thing.kind, thing.identifier))
-        symbol = None if known else self._terminal.symbol(thing.symbol)
+        symbol = None if known else self._symbol(thing.symbol)
         trade = Trade(
             ticket=thing.identifier,
             kind=thing.kind,
@@ -282,6 +282,16 @@ class Sender:
         else:
             expires = thing.expiration_msc - offset_s * 1000
         return replace(trade, stoplimit=thing.stoplimit, expiration=expires)
+
+    def _symbol(self, name: str) -> Symbol | None:
+        """The symbol of a new trade; None when the terminal does not answer about it: that holds up no trade."""
+        try:
+            return self._terminal.symbol(name)
+        except ConnectionLost:
+            raise
+        except Unreadable as problem:
+            self._spoken.say(f"symbol {name}", f"sent without its contract size: {problem}")
+            return None
 
     def _ages(self, reading: Reading, trades: Mapping[Key, Trade], now: float) -> dict[Key, int | None]:
         """How old each trade is, in ms; None where nothing shows it.

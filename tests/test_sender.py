@@ -1097,3 +1097,15 @@ def test_the_account_is_looked_at_every_poll_ms() -> None:
         longest[poll_ms] = max(looks.rests)
         assert 0 <= longest[poll_ms] <= poll_ms / 1000
     assert longest[5_000] > longest[10]
+
+
+def test_a_symbol_about_which_the_terminal_does_not_answer_holds_up_no_trade(fresh: Desk) -> None:
+    fresh.settled()
+    first = fresh.open()
+    fresh.poll(3)
+    fresh.person.inject("symbol_info", "none", times=None)
+    second = fresh.open(side=SELL)
+    fresh.close(first)
+    fresh.poll(3)
+    fresh.person.sim_clear_faults()
+    assert fresh.api.book.keys() == {(Kind.POSITION, second)}

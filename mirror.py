@@ -188,7 +188,9 @@ class Mirror:
             return True
         if not gone:
             held = _held(data, found["server_time"], now, found.get("detected_at") or 0)
-            self.trades[(held.trade.master, *held.trade.key)] = held
+            key = (held.trade.master, *held.trade.key)
+            self.trades[key] = held
+            self._closed.discard(key)  # it is there again: what was said before no longer counts
         self.seq = found["seq"]
         return False
 

@@ -375,3 +375,10 @@ def test_a_trade_that_cannot_be_read_is_not_closed_by_it(mirror: Mirror) -> None
             mirror.apply(message, NOW)
     assert tickets(mirror) == [1]
     assert mirror.trades[HER].trade == trade(1)
+
+
+def test_a_trade_that_came_back_is_not_taken_for_closed_because_it_once_was(mirror: Mirror) -> None:
+    mirror.apply(change("close", 11, 10, trade(1), remaining=D(0)), NOW)
+    mirror.apply(change("signal", 12, 11, trade(1)), NOW)
+    mirror.apply(book(3), NOW)  # a backup from before the trade
+    assert not mirror.speaks_for(HER, Source.TERMINAL, "e1")

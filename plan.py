@@ -183,11 +183,11 @@ def _follow(
         return _end(copy, position, order, Reason.MASTER_CLOSED)
 
     trade = held.trade
+    if trade.action.buys != copy.action.buys:  # the master turned round: what this is a copy of is gone
+        return _end(copy, position, order, Reason.MASTER_CLOSED)
     symbol = known.symbols.get(copy.symbol)
     if symbol is None:
         return []
-    if trade.action.buys != copy.action.buys:  # the master turned round: what this is a copy of is gone
-        return _end(copy, position, order, Reason.MASTER_CLOSED)
     wanted: list[Follow] = []
     if position is not None and copy.kind is Kind.POSITION and copy.reduce_to is None:
         target = remaining_volume(copy.volume, position.volume, trade.volume, copy.master_volume, symbol)

@@ -17,6 +17,7 @@ from follower import Follower, Make, order, position
 from copies import Copy, State
 from ledger import LedgerError
 from safety import Limits, Mode, Sizing
+from signals import Action
 
 
 def before_recording(follower: Follower, act: Callable[[tuple[Copy, ...]], None]) -> None:
@@ -618,3 +619,12 @@ def test_an_open_is_reported_as_opened_although_the_ledger_could_not_be_written_
     assert failed
     assert follower.events() == ["opened"]
     assert follower.reports()[0]["filled_at"]
+
+
+def test_a_reversal_is_closed_although_the_terminal_does_not_answer_about_the_symbol(follower: Follower) -> None:
+    trade = follower.master_opens(position(1))
+    follower.look()
+    follower.watch().altered["EURUSD"] = {"volume_step": 0.0}
+    follower.master_modifies(trade, action=Action.SELL)
+    follower.look()
+    assert follower.positions == []

@@ -155,7 +155,7 @@ class Sender:
                     f"account {reading.account.login} is a netting account. This version copies between hedging "
                     "accounts only."
                 )
-            trades = self._trades(reading, now)
+            trades = self._trades(reading)
             ages = self._ages(reading, trades, now)
             if not self._merged:
                 self._merge_server_book()
@@ -233,7 +233,7 @@ class Sender:
 
     # -- reading
 
-    def _trades(self, reading: Reading, now: float) -> dict[Key, Trade]:
+    def _trades(self, reading: Reading) -> dict[Key, Trade]:
         """The account as a book. What cannot be said on the wire is left out, loudly, or stays as it was told last."""
         offset = self._terminal.utc_offset_s({thing.symbol for thing in reading.everything})
         trades = {}

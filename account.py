@@ -8,8 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntEnum, StrEnum
+from typing import Final
 
 from signals import Action, Kind
+
+# Seconds of good readings that must contradict what is known before they are believed, where no deal proves it. The
+# same at the sender (a master's trade) and at the copier (a copy).
+PATIENCE_S: Final = 15.0
 
 
 class MarginMode(IntEnum):

@@ -16,13 +16,10 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
-from account import Deal, Entry, Order, OrderEnd, PastOrder, Position, Reading
+from account import PATIENCE_S, Deal, Entry, Order, OrderEnd, PastOrder, Position, Reading
 from mirror import CopyKey, Mirror
 from safety import Reason
 from signals import NOTHING, Action, Kind, Source, Trade
-
-# How long good readings must contradict what the ledger knows, when no deal proves it, before they are believed.
-PATIENCE_S: Final = 15.0
 
 
 class State(StrEnum):

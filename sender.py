@@ -21,7 +21,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-from account import Deal, Entry, MarginMode, Order, OrderEnd, Position, Reading, Symbol
+from account import PATIENCE_S, Deal, Entry, MarginMode, Order, OrderEnd, Position, Reading, Symbol
 from api_client import Api, ApiDown, ApiRefused
 from config import SenderConfig, load_sender
 from console import Spoken, load_module, start
@@ -46,7 +46,6 @@ from terminal import ConnectionLost, Terminal, Unreadable, connect_until
 log = logging.getLogger(__name__)
 
 BOOK_EVERY_S: Final = 5.0
-PATIENCE_S: Final = 15.0  # good readings without a trade, before its end is believed without any proof
 WATCHED_S: Final = 2.0  # a quote that was not there at a look so young (or two polls) has just been made
 WINDOW_S: Final = 300.0  # for so long (twice at most) the quote with the least delay says what time it is at the broker
 GAP_S: Final = 10.0  # longer than any rest between two readings: the process slept

@@ -2,7 +2,7 @@
 ledger.
 
 It never opens, places or reduces before the intent is committed. An open whose outcome is unknown is never sent again;
-a reduction is planned anew only when good readings have not shown it for `copies.PATIENCE_S`. A full close does not
+a reduction is planned anew only when good readings have not shown it for `PATIENCE_S`. A full close does not
 wait for the disk and is repeated. A change that the server is told of goes to the ledger together with its report, in
 one transaction, and to the log in one line.
 """

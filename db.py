@@ -16,7 +16,7 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -98,10 +98,17 @@ class LastAdmin(Exception):
 class Store:
     """One open database. Every method may be called from any thread; `Unavailable` may come out of every one."""
 
-    def __init__(self, path: str | os.PathLike[str], clock: Clock, *, guest: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        clock: Clock,
+        *,
+        guest: bool = False,
+        connect: Callable[..., sqlite3.Connection] = sqlite3.connect,
+    ) -> None:
         """Open the file, or make it. Raises `Unusable`.
 
-        A `guest` works on a file that a running server may have open.
+        A `guest` works on a file that a running server may have open. `connect` opens the database.
         """
         self._clock = clock
         self._lock = threading.RLock()
@@ -109,7 +116,7 @@ class Store:
         self.path = Path(path)
         try:
             self.path.touch(mode=0o600)  # before SQLite makes it with more rights; the WAL inherits them
-            self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
+            self._db = connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
         except (OSError, sqlite3.Error) as error:
             raise Unusable(f"the database {self.path} cannot be opened: {error}") from error
         try:

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 SCHEMA_VERSION: Final = 1
 SCHEMA: Final = Path(__file__).with_name("schema_ledger.sql")
+
+Connect = Callable[..., sqlite3.Connection]  # `sqlite3.connect`, or what behaves like it
 
 
 class LedgerError(Exception):
@@ -58,7 +60,7 @@ class OneInstance:
 class Ledger:
     """The file and its values; common to copier and sender. Every method that reads or writes raises `LedgerError`."""
 
-    def __init__(self, path: Path, owner: str, clock: Any = time) -> None:
+    def __init__(self, path: Path, owner: str, clock: Any = time, connect: Connect = sqlite3.connect) -> None:
         """Open or create. `owner` names the account; a ledger of another owner, or of
         another version of this program, raises `WrongLedger`, a file that cannot be opened `LedgerError`.
 
@@ -66,6 +68,7 @@ class Ledger:
         """
         self.path = path
         self._clock = clock
+        self._connect_to = connect
         self._lock = threading.RLock()
         self.is_new = False
         self._db = self._open()
@@ -102,7 +105,7 @@ class Ledger:
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
+        db = self._connect_to(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
         try:
             db.row_factory = sqlite3.Row
             db.execute("PRAGMA journal_mode = WAL")
@@ -163,8 +166,8 @@ _COLUMNS: Final = [field.name for field in fields(Copy)]
 class CopierLedger(Ledger):
     """The copies and the reports about them. `copies` holds the live ones and those that were asked for."""
 
-    def __init__(self, path: Path, owner: str, clock: Any = time) -> None:
-        super().__init__(path, owner, clock)
+    def __init__(self, path: Path, owner: str, clock: Any = time, connect: Connect = sqlite3.connect) -> None:
+        super().__init__(path, owner, clock, connect)
         live = (State.OPENING, State.OPEN, State.CLOSING, State.UNKNOWN)
         rows = self._rows("SELECT * FROM copies WHERE state IN (?, ?, ?, ?)", *live)
         self.copies: dict[CopyKey, Copy] = {copy.key: copy for copy in map(_copy, rows)}

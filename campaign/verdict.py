@@ -1,0 +1,203 @@
+"""What must be true when the faults are over: the brokers' own records against what the master really did.
+
+Nothing here trusts the product: positions, deals and orders come from the simulated brokers, the truth about the master
+from `World.trades`. Only reasons are looked up in the copiers' ledgers and the server's reports.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from decimal import Decimal
+from typing import Final
+
+import sim_types as t
+from campaign.world import MAGIC, MAX_AGE_S, MULTIPLIER, START, UTC_OFFSET_S, Trade, World, position_of
+from copies import State, tag_of
+from signals import Kind
+
+D = Decimal
+STEP: Final = D("0.01")
+AGE_TOLERANCE_S: Final = 1.5  # the newest quote may be a tick old, and the terminal may be slow once the order is sent
+ENDED: Final = (State.CLOSED, State.CLOSED_BY_CLIENT, State.SKIPPED, State.FAILED, State.UNKNOWN)
+
+
+def violations(world: World) -> list[str]:
+    """Everything that is wrong; empty when nothing is."""
+    return [
+        *world.defects,
+        *_opened_twice(world),
+        *_opened_too_late(world),
+        *_closed_wrongly(world),
+        *_not_closed(world),
+        *_not_alike(world),
+        *_without_reason(world),
+        *_foreign_touched(world),
+        *_undecided(world),
+    ]
+
+
+def master_of_tag(world: World) -> dict[str, Trade]:
+    found = {}
+    for ticket, trade in world.trades.items():
+        for kind in Kind:
+            found[tag_of(("master_user", kind, ticket))] = trade
+    return found
+
+
+def _true_time(msc: int) -> float:
+    return msc / 1000 - UTC_OFFSET_S
+
+
+class Copied:
+    """What the client's broker has on record about the copies: by master's ticket, the positions ever opened."""
+
+    def __init__(self, world: World) -> None:
+        tags = master_of_tag(world)
+        self.positions: dict[int, dict[int, list[object]]] = defaultdict(dict)
+        self.master_of: dict[int, Trade] = {}
+        broker = world.client_broker
+        for deal in broker.account.deals.items:
+            if deal.entry == t.DEAL_ENTRY_IN and deal.magic == MAGIC and deal.comment in tags:
+                trade = tags[deal.comment]
+                self.positions[trade.ticket].setdefault(deal.position_id, []).append(deal)
+                self.master_of[deal.position_id] = trade
+        for order in broker.account.orders.values():
+            if order.magic == MAGIC and order.comment in tags and not order.position_id:
+                self.positions[tags[order.comment].ticket].setdefault(order.ticket, [])
+
+
+def _opened_twice(world: World) -> list[str]:
+    return [
+        f"opened {len(positions)} times: master #{ticket} as {sorted(positions)}"
+        for ticket, positions in Copied(world).positions.items()
+        if len(positions) > 1
+    ]
+
+
+def _opened_too_late(world: World) -> list[str]:
+    found = []
+    orders = {o.ticket: o for o in (*world.client_broker.account.old_orders.items, *world.client_broker.orders())}
+    for ticket, positions in Copied(world).positions.items():
+        trade = world.trades[ticket]
+        for identifier in positions:
+            order = orders.get(identifier)
+            if order is None:
+                continue
+            sent = _true_time(order.time_setup_msc)
+            of_order = order.comment == tag_of(("master_user", Kind.ORDER, ticket))
+            began = trade.opened if of_order or trade.filled is None else trade.filled
+            if sent - began > MAX_AGE_S + AGE_TOLERANCE_S:
+                found.append(f"opened {sent - began:.1f} s after the master's #{ticket}: #{identifier}")
+    return found
+
+
+def _closed_wrongly(world: World) -> list[str]:
+    """A copy closed or reduced by a program although the master still had that much."""
+    found = []
+    copied = Copied(world)
+    broker = world.client_broker
+    by_position: dict[int, list[object]] = defaultdict(list)
+    for deal in broker.account.deals.items:
+        if deal.position_id in copied.master_of:
+            by_position[deal.position_id].append(deal)
+    for identifier, deals in by_position.items():
+        trade = copied.master_of[identifier]
+        left = whole = D(0)
+        for deal in deals:
+            if deal.entry == t.DEAL_ENTRY_IN:
+                left, whole = left + deal.volume, whole + deal.volume
+                continue
+            left -= deal.volume
+            if deal.reason != t.DEAL_REASON_EXPERT:
+                continue
+            when = _true_time(deal.time_msc)
+            lots = trade.volume_at(when)
+            # What the master had when the copy was made is the whole of the proportion; never less than it has now.
+            share = whole * lots / max(volume for _, volume in trade.volumes)
+            if lots and left < (share / STEP).to_integral_value(rounding="ROUND_FLOOR") * STEP:
+                found.append(
+                    f"closed at {when - START:.2f} to {left} lots although the master's #{trade.ticket} had {lots} "
+                    f"of {trade.volumes[0][1]}: #{identifier}"
+                )
+    return found
+
+
+def _not_closed(world: World) -> list[str]:
+    found = []
+    known = {copy.client_ticket for copy in world.ledger.values() if copy.state not in ENDED}
+    copied = Copied(world)
+    for position in world.client_broker.positions():
+        trade = copied.master_of.get(position.identifier)
+        if trade is None or trade.ended is None:
+            continue
+        if world.ledger_lost and position.identifier not in known:
+            world.counts["copies of a lost ledger, reported and left alone"] += 1
+            continue
+        found.append(f"still open although the master's #{trade.ticket} has ended: #{position.identifier}")
+    tags = master_of_tag(world)
+    for order in world.client_broker.orders():
+        if order.magic == MAGIC and order.comment in tags and tags[order.comment].ended is not None:
+            if world.ledger_lost and order.ticket not in known:
+                continue
+            found.append(f"order #{order.ticket} still there although the master's {order.comment} has ended")
+    return found
+
+
+def _not_alike(world: World) -> list[str]:
+    """Open copies: lots in proportion, stop loss and take profit as the master's."""
+    found = []
+    for identifier, trade in Copied(world).master_of.items():
+        position = position_of(world.client_broker, identifier)
+        master = position_of(world.master_broker, trade.ticket)
+        if position is None or master is None or identifier in world.by_hand:
+            continue
+        whole = sum((d.volume for d in world.client_broker.deals(position=identifier) if d.entry == 0), D(0))
+        first = trade.volumes[0][1]
+        share = whole * master.volume / first
+        # A copy that began when the master had closed a part already is the proportion of what was left.
+        least = min(share, whole)
+        if not least - STEP <= position.volume <= max(share, whole) or (
+            position.volume > share + STEP and whole >= first * MULTIPLIER
+        ):
+            found.append(f"#{identifier} has {position.volume} lots, the master's #{trade.ticket} {master.volume}")
+        if (position.sl, position.tp) != (master.sl, master.tp):
+            found.append(
+                f"#{identifier} has SL {position.sl} TP {position.tp}, the master's #{trade.ticket} "
+                f"SL {master.sl} TP {master.tp}"
+            )
+    return found
+
+
+def _without_reason(world: World) -> list[str]:
+    """A trade of the master that is open and has no copy: why must be in the ledger, and at the server."""
+    found = []
+    copied, ledger = Copied(world), world.ledger
+    told = {report["ticket"] for report in world.reports()}
+    for ticket, trade in world.trades.items():
+        if trade.ended is not None or ticket in copied.positions:
+            continue
+        reasons = [c.reason for c in ledger.values() if c.ticket == ticket and c.reason]
+        if not reasons:
+            found.append(f"no copy and no reason: master #{ticket}")
+        elif ticket not in told and not world.reports_lost:
+            found.append(f"no copy, and the server was not told why: master #{ticket} ({reasons})")
+        else:
+            world.counts[f"skipped: {reasons[0]}"] += 1
+    return found
+
+
+def _foreign_touched(world: World) -> list[str]:
+    now = {p.ticket: p.volume for p in world.client_broker.positions() if p.ticket in world.foreign}
+    return [] if now == world.foreign else [f"foreign positions were {world.foreign} and are {now}"]
+
+
+def _undecided(world: World) -> list[str]:
+    found = [
+        f"{copy.state} for ever: {copy.key} as #{copy.client_ticket}"
+        for copy in world.ledger.values()
+        if copy.state in (State.OPENING, State.CLOSING)
+    ]
+    for part in (world.server, world.sender, world.copier):
+        if not part.alive:
+            found.append(f"the {part.name} does not run")
+    return found

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
+from clocks import RemoteClock
 from signals import (
     TICKET,
     TIME_MS,
@@ -32,6 +33,7 @@ from signals import (
 CopyKey = tuple[str, Kind, int]  # master, kind, ticket
 
 _SEQ: Final = whole(0, 2**62)
+CLOCK_WINDOW_S: Final = 60.0  # for so long (twice at most) the message with the least delay shows the server's time
 
 
 def _list_of_objects(value: Any) -> list[dict[str, Any]]:
@@ -45,7 +47,7 @@ class Held:
     """A trade of a book, with what is needed to tell its age without any wall clock."""
 
     trade: Trade
-    age_at_receipt_ms: int | None  # by the server's clock; None = the server does not know it
+    age_at_receipt_ms: int | None  # by the server's clock at that moment; None = the server does not know it
     received: float  # monotonic seconds
     detected_at: int = 0  # UTC ms at the sender, for the report of latencies only
     server_time: int = 0
@@ -76,6 +78,7 @@ class Mirror:
         self.known = False  # a book has come since the start
         self.synced = False  # and everything since, over a connection that stands
         self.book_time = 0  # UTC ms by the server's clock: when it made the last whole book
+        self._server_clock = RemoteClock(CLOCK_WINDOW_S)
         self._closed: set[CopyKey] = set()  # closed in so many words since the last whole book
         # Masters whose books are not believed to be complete: the server's database went back in time (a backup was
         # restored), and their senders have not reported to it since.
@@ -109,7 +112,9 @@ class Mirror:
             case "signal" | "modify" | "close":
                 return self._change(message, now)
             case "heartbeat":
-                found = read_fields(message, {"seq": _SEQ}, others_allowed=True)
+                found = read_fields(message, {"seq": _SEQ}, {"server_time": TIME_MS}, others_allowed=True)
+                if "server_time" in found:
+                    self._server_clock = self._server_clock.shown(found["server_time"], now)
                 if found["seq"] > self.seq:
                     self.synced = False
                 return not self.synced
@@ -137,9 +142,12 @@ class Mirror:
                 entry, {"master": USERNAME, "reported_at": or_null(TIME_MS), "online": boolean}, others_allowed=True
             )
             masters[one["master"]] = Master(one["reported_at"], one["online"])
+        # Of another database, perhaps on another computer, the clock is another one.
+        clock = self._server_clock if found["epoch"] == self.epoch else RemoteClock(CLOCK_WINDOW_S)
+        clock = clock.shown(found["server_time"], now)
         trades = {}
         for entry in data["trades"]:
-            held = _held(entry, found["server_time"], now, 0)
+            held = _held(entry, clock, now, 0, found["server_time"])
             trades[(held.trade.master, *held.trade.key)] = held
 
         if found["epoch"] == self.epoch:
@@ -163,6 +171,7 @@ class Mirror:
                 )
         self._closed = {key for key in self._closed if key[0] in self.went_back and key not in trades}
         self.masters, self.trades = masters, trades
+        self._server_clock = clock
         self.epoch, self.seq, self.book_time = found["epoch"], found["seq"], found["server_time"]
         self.known = self.synced = True
 
@@ -177,6 +186,7 @@ class Mirror:
             return True
         if found["seq"] <= self.seq:
             return False
+        clock = self._server_clock.shown(found["server_time"], now)
         data = found["data"]
         gone = message["type"] == "close" and not _lots_left(data)
         if gone:  # absolute, and of the newest: true whatever may be missing before it
@@ -187,10 +197,11 @@ class Mirror:
             self.synced = False
             return True
         if not gone:
-            held = _held(data, found["server_time"], now, found.get("detected_at") or 0)
+            held = _held(data, clock, now, found.get("detected_at") or 0, found["server_time"])
             key = (held.trade.master, *held.trade.key)
             self.trades[key] = held
             self._closed.discard(key)  # it is there again: what was said before no longer counts
+        self._server_clock = clock
         self.seq = found["seq"]
         return False
 
@@ -225,7 +236,9 @@ def _key(data: Mapping[str, Any]) -> CopyKey:
     return (found["master"], found["kind"], found["ticket"])
 
 
-def _held(data: Mapping[str, Any], server_time: int, now: float, detected_at: int) -> Held:
+def _held(data: Mapping[str, Any], clock: RemoteClock, now: float, detected_at: int, server_time: int) -> Held:
+    """A message may have been on its way for seconds: the age is that of now, not that of when it was sent."""
     trade = trade_from_server(data)
-    age = max(0, server_time - trade.opened_at) if trade.opened_at else None
+    server_now = clock.now_ms(now) or server_time
+    age = max(0, server_now - trade.opened_at) if trade.opened_at else None
     return Held(trade, age, now, detected_at, server_time)

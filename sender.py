@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from account import PATIENCE_S, Deal, Entry, MarginMode, Order, OrderEnd, Position, Reading, Symbol
 from api_client import Api, ApiDown, ApiRefused
+from clocks import RemoteClock
 from config import SenderConfig, load_sender
 from console import Spoken, load_module, start
 from ledger import LedgerError, OneInstance, SenderLedger
@@ -47,7 +48,6 @@ log = logging.getLogger(__name__)
 
 BOOK_EVERY_S: Final = 5.0
 WATCHED_S: Final = 2.0  # a quote that was not there at a look so young (or two polls) has just been made
-WINDOW_S: Final = 300.0  # for so long (twice at most) the quote with the least delay says what time it is at the broker
 GAP_S: Final = 10.0  # longer than any rest between two readings: the process slept
 FEW_CHANGES: Final = 3  # more than these at once go as one whole book, in one request
 LONGEST_REST_S: Final = 5.0  # between attempts to reach a server that is down
@@ -64,11 +64,10 @@ class CannotCopy(Exception):
 
 
 class BrokerClock:
-    """The broker's clock as quotes show it when they come in, carried on by the monotonic clock between them.
+    """The broker's clock as quotes show it when they come in.
 
     A quote that was there already may be hours old and shows nothing; one that was not there a moment ago has just been
-    made. Of those that come in, the one with the least delay counts, out of the last minutes only: so the clock follows
-    when the broker's is set back in autumn, and when the two clocks drift.
+    made.
     """
 
     def __init__(self, a_moment: float = WATCHED_S) -> None:
@@ -76,28 +75,23 @@ class BrokerClock:
         self._a_moment = a_moment
         self._last: Mapping[str, int] = {}  # symbol → time of its newest quote at the last look
         self._looked = 0.0
-        self._window_began = 0.0
-        self._ahead: list[int] = []  # ms from monotonic to broker time: the best of this window, and of the one before
+        self._clock = RemoteClock()
 
     def look(self, quote_times: Mapping[str, int], now: float) -> None:
         """These are the symbols' newest quotes."""
         came = [msc for name, msc in quote_times.items() if msc > self._last.get(name, msc)]
         moment = now - self._looked <= self._a_moment
         self._last, self._looked = quote_times, now
-        if not came or not moment:
-            return
-        ahead = max(came) - int(now * 1000)
-        if not self._ahead or now - self._window_began > WINDOW_S:
-            self._ahead, self._window_began = [ahead, *self._ahead[:1]], now
-        self._ahead[0] = max(ahead, self._ahead[0])
+        if came and moment:
+            self._clock = self._clock.shown(max(came), now)
 
     @property
     def known(self) -> bool:
-        return bool(self._ahead)
+        return bool(self._clock.ahead)
 
     def now_msc(self, now: float) -> int | None:
         """Broker time in ms; None while no quote has come in."""
-        return max(self._ahead) + int(now * 1000) if self._ahead else None
+        return self._clock.now_ms(now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from typing import Final
 
 from campaign.schedule import FAULTS, drawn
 from campaign.verdict import violations
-from campaign.world import START, TICK_S, World
+from campaign.world import START, World
 
 ACTIVE_S: Final = 30.0
 QUIET_S: Final = 20.0  # at least; what has not settled gets more
@@ -85,15 +85,15 @@ def trial(seed: int, *, kill_at: int = 0, faults: int | None = None, trace: bool
 def settle(world: World) -> None:
     """Nothing more goes wrong: long enough for every patience, then until nothing is wrong or time is up."""
     world.note("campaign", "the faults are over")
-    while world.clock.now - START < ACTIVE_S + 12.0:  # what the faults have left behind ends by itself
+    for _ in range(2):  # what the faults have left behind ends by itself, or soon
         world.tick()
     world.heal()
     began = world.clock.now
     while world.clock.now - began < QUIET_S or (
         world.clock.now - began < LONGEST_QUIET_S and violations(world)
     ):
-        for _ in range(int(5 / TICK_S)):
-            world.tick()
+        for _ in range(5):
+            world.tick(1.0)
 
 
 def _listen(world: World) -> None:

@@ -105,7 +105,7 @@ def swap(broker: Broker, identifier: int) -> None:
 
 def swaps_ticket(world: World, draw: random.Random) -> None:
     broker = draw.choice((world.master_broker, world.client_broker))
-    positions = [p for p in broker.positions() if p.magic != 777]
+    positions = [p for p in broker.positions() if p.identifier not in world.foreign]
     if positions:
         position = draw.choice(positions)
         world.note("broker", f"re-opens #{position.identifier} under another ticket")
@@ -343,7 +343,7 @@ def _second_copier(world: World, draw: random.Random) -> None:
 
 def _by_hand(world: World, draw: random.Random) -> None:
     """The follower closes a copy himself, wholly or in part."""
-    mine = [p for p in world.client_broker.positions() if p.ticket not in world.foreign]
+    mine = [p for p in world.client_broker.positions() if p.identifier not in world.foreign]
     if not mine:
         return
     position = draw.choice(mine)

@@ -598,8 +598,8 @@ class World:
 
     # -- time
 
-    def tick(self) -> None:
-        self.clock.now += TICK_S
+    def tick(self, seconds: float = TICK_S) -> None:
+        self.clock.now += seconds
         now = self.clock.now
         for part in self.parts():
             if not part.alive and part.starts_at is not None and part.starts_at <= now:

@@ -25,6 +25,9 @@ from signals import BadJson, decode, encode
 log = logging.getLogger(__name__)
 
 SILENCE_S: Final = 15.0  # the server speaks every 5 s; three silent periods end the connection
+# The book comes as soon as a connection stands. Nothing else shows how long a first message was on its way, so that one
+# which may have been for longer is not waited for: its trades would look younger than they are.
+FIRST_BOOK_S: Final = 3.0
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 15.0
 BATCH: Final = 200
@@ -122,15 +125,18 @@ class Listener(threading.Thread):
             return Lost(str(error)), False
         try:
             self._socket = connection
+            connection.settimeout(FIRST_BOOK_S)  # type: ignore[no-untyped-call]
             while not self._stop_event.is_set():
                 code, data = connection.recv_data(control_frame=True)
                 if code == websocket.ABNF.OPCODE_CLOSE:
                     return self._closed(data, token), heard
                 if code == websocket.ABNF.OPCODE_TEXT:
+                    if not heard:
+                        connection.settimeout(SILENCE_S)  # type: ignore[no-untyped-call]
                     self._inbox.put(Heard(decode(data), time.monotonic()))
                     heard = True
         except websocket.WebSocketTimeoutException:
-            return Lost(f"nothing heard for {SILENCE_S:.0f} s"), heard
+            return Lost(f"nothing heard for {SILENCE_S if heard else FIRST_BOOK_S:.0f} s"), heard
         except BadJson as error:
             return Lost(f"the server sent what is not a message: {error}"), heard
         except (websocket.WebSocketException, OSError) as error:

@@ -142,9 +142,7 @@ class Mirror:
                 entry, {"master": USERNAME, "reported_at": or_null(TIME_MS), "online": boolean}, others_allowed=True
             )
             masters[one["master"]] = Master(one["reported_at"], one["online"])
-        # Of another database, perhaps on another computer, the clock is another one.
-        clock = self._server_clock if found["epoch"] == self.epoch else RemoteClock(CLOCK_WINDOW_S)
-        clock = clock.shown(found["server_time"], now)
+        clock = self._server_clock.shown(found["server_time"], now)
         trades = {}
         for entry in data["trades"]:
             held = _held(entry, clock, now, 0, found["server_time"])

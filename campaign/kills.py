@@ -34,7 +34,8 @@ ALL_PARTS: Final = (*PARTS, "proxy")
 MASTER: Final = "master_user"
 MULTIPLIER: Final = Decimal("0.5")
 SYMBOLS: Final = ("EURUSD", "USDJPY", "XAUUSD")
-PAUSE_BETWEEN_KILLS_S: Final = (0.1, 1.3)
+PAUSE_BETWEEN_KILLS_S: Final = (0.1, 2.0)
+PAUSE_BETWEEN_FAULTS_S: Final = (0.3, 3.0)
 PAUSE_BEFORE_RESTART_S: Final = (0.05, 0.8)
 AT_ONCE: Final = ((1, 85), (2, 9), (3, 4), (6, 2))  # how many are killed at once, and how often of 100
 PEACE_EVERY: Final = 50  # kills
@@ -243,7 +244,7 @@ class Campaign:
         self._disturbed = not self._disturbed
         if not self._disturbed:
             self.parts.network("clear")
-            self._network_changes_at = now + self._chance.uniform(0.5, 5.0)
+            self._network_changes_at = now + self._chance.uniform(*PAUSE_BETWEEN_FAULTS_S)
             return
         name, values, lasts, _ = self._chance.choices(NETWORK, [often for *_, often in NETWORK])[0]
         value = self._chance.uniform(*values)

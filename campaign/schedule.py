@@ -387,7 +387,7 @@ def _asleep(world: World, draw: random.Random) -> None:
     if draw.random() < 0.5:
         world.later(seconds, lambda: setattr(part.clock, "slept", part.clock.slept + seconds))
     if part is world.copier and part.alive and draw.random() < 0.5:
-        part.objects.line.lost("the machine sleeps", server_knows=True)
+        part.objects.line.lost("the machine sleeps")
     world.note(part.name, f"sleeps {seconds:g} s")
 
 

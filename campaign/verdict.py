@@ -13,11 +13,13 @@ from typing import Final
 import sim_types as t
 from campaign.world import MAGIC, MAX_AGE_S, MULTIPLIER, START, UTC_OFFSET_S, Trade, World, position_of
 from copies import State, tag_of
+from link import FIRST_BOOK_S
 from signals import Kind
 
 D = Decimal
 STEP: Final = D("0.01")
-AGE_TOLERANCE_S: Final = 1.5  # the newest quote may be a tick old, and the terminal may be slow once the order is sent
+# The newest quote may be a tick old; and the first book after a start may have been on its way for so long.
+AGE_TOLERANCE_S: Final = 1.5 + FIRST_BOOK_S
 ENDED: Final = (State.CLOSED, State.CLOSED_BY_CLIENT, State.SKIPPED, State.FAILED, State.UNKNOWN)
 
 
@@ -151,6 +153,8 @@ def _not_alike(world: World) -> list[str]:
         master = position_of(world.master_broker, trade.ticket)
         if position is None or master is None or identifier in world.by_hand:
             continue
+        if world.ledger_lost:
+            continue  # the proportion begins anew with what both have then
         whole = sum((d.volume for d in world.client_broker.deals(position=identifier) if d.entry == 0), D(0))
         first = trade.volumes[0][1]
         share = whole * master.volume / first
@@ -200,4 +204,6 @@ def _undecided(world: World) -> list[str]:
     for part in (world.server, world.sender, world.copier):
         if not part.alive:
             found.append(f"the {part.name} does not run")
+    if world.counts["restarts after the faults"] > 2:
+        found.append("programs stop again and again although nothing is wrong any more")
     return found

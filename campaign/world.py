@@ -40,7 +40,7 @@ from copies import Copy
 from db import Store, Unavailable, Unusable
 from hub import Hub
 from ledger import CopierLedger, LedgerError, SenderLedger
-from link import SILENCE_S, Heard, Inbox, Listener, Lost, Reporter
+from link import FIRST_BOOK_S, SILENCE_S, Heard, Inbox, Listener, Lost, Reporter
 from mt5_sim import Client
 from records import Role
 from safety import Copying, Limits, Mode, Sizing
@@ -128,80 +128,91 @@ class Part:
     rest_until: float = 0.0
 
 
+class Wire:
+    """One WebSocket connection: frames on their way from the server to the copier."""
+
+    def __init__(self, world: World, line: Line, server: Any) -> None:
+        self.peer = "10.0.0.2:1"
+        self.server = server
+        self.began_at = self.heard_at = world.clock.now
+        self.frames: list[tuple[float, bytes | tuple[int, str]]] = []  # (arrives at, content or close)
+        self._world = world
+        self._line = line
+
+    def send_frame(self, payload: bytes) -> None:
+        line = self._line
+        if line.lose_frames and line.wire is self:
+            line.lose_frames -= 1
+            self._world.note("network", f"loses the frame {payload[:90].decode()}")
+            return
+        delay = self._world.random.choice((0.0, 0.0, 0.01, 0.3))
+        at = max(self._world.clock.now + delay, self.frames[-1][0] if self.frames else 0.0)
+        self.frames.append((at, payload))
+
+    def close(self, code: int, reason: str) -> None:
+        self.frames.append((self._world.clock.now, (code, reason)))
+
+
 class Line:
-    """The copier's WebSocket: frames on their way. Stands in for `link.Listener` and its socket."""
+    """The copier's way to the WebSocket. Stands in for the thread `link.Listener`."""
 
     def __init__(self, world: World, part: Part, inbox: Inbox, api: Api, settings: ApiSettings) -> None:
-        self.peer = "10.0.0.2:1"
+        self.wire: Wire | None = None
+        self.stalled_until = 0.0
+        self.cut_until = 0.0
+        self.lose_frames = 0
         self._world = world
         self._part = part
         self._inbox = inbox
         self._api = api
-        self._listener = Listener(api, settings, inbox, threading.Event())
-        self._frames: list[tuple[float, bytes | tuple[int, str]]] = []
-        self.connected = False
-        self._server: Any = None
-        self._heard_at = 0.0
+        self._listener = Listener(api, settings, inbox, threading.Event())  # for what it makes of a close code
         self._retry_at = 0.0
         self._token = ""
-        self.stalled_until = 0.0
-        self.cut_until = 0.0
-        self.lose_frames = 0
-
-    # -- the server's side
-
-    def send_frame(self, payload: bytes) -> None:
-        if not self.connected:
-            return
-        if self.lose_frames:
-            self.lose_frames -= 1
-            self._world.note("network", f"loses the frame {payload[:90].decode()}")
-            return
-        delay = self._world.random.choice((0.0, 0.0, 0.01, 0.3))
-        at = max(self._world.clock.now + delay, self._frames[-1][0] if self._frames else 0.0)
-        self._frames.append((at, payload))
-
-    def close(self, code: int, reason: str) -> None:
-        if self.connected:
-            self._frames.append((self._world.clock.now, (code, reason)))
-
-    # -- the copier's side
 
     def sync(self) -> None:
-        world = self._world
-        if self.connected and world.clock.now >= max(self.stalled_until, self.cut_until) and world.server.alive:
-            world.as_part(world.server, lambda: self._server.hub.received(self, encode({"type": "sync"})))
+        world, wire = self._world, self.wire
+        if wire is None or world.clock.now < max(self.stalled_until, self.cut_until) or not self._stands(wire):
+            return
+        world.as_part(world.server, lambda: wire.server.hub.received(wire, encode({"type": "sync"})))
+
+    def _stands(self, wire: Wire) -> bool:
+        return self._world.server.alive and wire.server is self._world.server.objects
 
     def turn(self) -> None:
         """What the listening thread does in a moment: take in what has come, notice silence, connect."""
-        world = self._world
-        now = world.clock.now
-        if self.connected and (now < self.cut_until or self._server is not world.server.objects):
+        now = self._world.clock.now
+        if self.wire is not None and (now < self.cut_until or not self._stands(self.wire)):
             self.lost("the connection was cut")
-        if self.connected and now >= self.stalled_until:
-            while self.connected and self._frames and self._frames[0][0] <= now:
-                _, frame = self._frames.pop(0)
-                self._heard_at = now
-                if isinstance(frame, bytes):
-                    self._inbox.put(Heard(decode(frame), self._part.clock.monotonic()))
-                else:
-                    code, reason = frame
-                    self._end(self._listener._closed(code.to_bytes(2) + reason.encode(), self._token))
-        if self.connected and now - self._heard_at > SILENCE_S:
-            self.lost(f"nothing heard for {SILENCE_S:.0f} s")
-        if not self.connected and now >= max(self._retry_at, self.cut_until):
+        if self.wire is not None and now >= self.stalled_until:
+            self._take(self.wire, now)
+        if self.wire is not None:
+            wire = self.wire
+            patience = FIRST_BOOK_S if wire.heard_at == wire.began_at else SILENCE_S
+            if now - wire.heard_at > patience:
+                self.lost(f"nothing heard for {patience:.0f} s")
+        if self.wire is None and now >= max(self._retry_at, self.cut_until):
             self._connect()
 
+    def _take(self, wire: Wire, now: float) -> None:
+        while wire.frames and wire.frames[0][0] <= now and self.wire is wire:
+            _, frame = wire.frames.pop(0)
+            wire.heard_at = now
+            if isinstance(frame, bytes):
+                self._inbox.put(Heard(decode(frame), self._part.clock.monotonic()))
+            else:
+                code, reason = frame
+                self._end(self._listener._closed(code.to_bytes(2) + reason.encode(), self._token))
+
     def lost(self, why: str, *, server_knows: bool = True) -> None:
-        if not self.connected:
+        wire = self.wire
+        if wire is None:
             return
-        if server_knows and self._world.server.alive and self._server is self._world.server.objects:
-            self._server.hub.left(self, 1006, why)
+        if server_knows and self._stands(wire):
+            wire.server.hub.left(wire, 1006, why)
         self._end(Lost(why))
 
     def _end(self, lost: Lost) -> None:
-        self.connected = False
-        self._frames.clear()
+        self.wire = None
         self._retry_at = self._world.clock.now + self._world.random.uniform(0.3, 3.0)
         self._inbox.put(lost)
 
@@ -216,19 +227,17 @@ class Line:
         if not world.server.alive or world.broken(self._part):
             self._inbox.put(Lost("no connection"))
             return
-        self._server = world.server.objects
+        wire = Wire(world, self, world.server.objects)
 
         def join() -> None:
-            found = self._server.app.extensions["api"].user_of(self._token)
+            found = wire.server.app.extensions["api"].user_of(self._token)
             if found is None:
                 self._api.forget_token(self._token)
                 self._inbox.put(Lost("the server refused the WebSocket: 401"))
                 return
-            self.connected = True
-            self._frames.clear()
-            self._heard_at = world.clock.now
+            self.wire = wire
             try:
-                self._server.hub.join(self, found[0], found[1].expires_at)
+                wire.server.hub.join(wire, found[0], found[1].expires_at)
             except Unavailable:
                 self.lost("1013 the database does not answer")
 
@@ -378,7 +387,7 @@ class World:
         self.ledger_lost = False  # a copier's ledger, or the server's reports, cannot be complete any more
         self.reports_lost = False
         self.by_hand: set[int] = set()  # client positions that the follower touched himself
-        self.last_fault_at = 0.0
+        self.healed = False
 
         self.master_broker = self._broker(1001)
         self.client_broker = self._broker(2001)
@@ -482,9 +491,8 @@ class World:
         objects, part.objects = part.objects, None
         if objects is None:
             return
-        if part.name.startswith("copier") and objects.line.connected and self.server.alive:
-            self.server.objects.hub.left(objects.line, 1006, "the copier died")
-            objects.line.connected = False
+        if part.name.startswith("copier"):
+            objects.line.lost("the copier died")
         objects.close()
 
     def stop(self, part: Part, starts_in: float | None) -> None:
@@ -602,6 +610,9 @@ class World:
         self.clock.now += seconds
         now = self.clock.now
         for part in self.parts():
+            if self.healed and not part.alive and part.starts_at is None and part is not self.second_copier:
+                self.counts["restarts after the faults"] += 1  # whoever runs it sees that it has stopped
+                part.starts_at = now + 1.0
             if not part.alive and part.starts_at is not None and part.starts_at <= now:
                 try:
                     self.start(part)
@@ -718,16 +729,23 @@ class World:
 
     def heal(self) -> None:
         """All is well from now on: what was broken is mended, what does not run is started."""
+        self.healed = True
         self.order_fault = ""
+        for second in (self.second_sender, self.second_copier):
+            if second is not None:
+                self.stop(second, None)
+        self.second_sender = None
         for sim in (self.master_sim, self.client_sim):
             sim.running = True
             sim.call(Session(), "sim_clear_faults", {})
             sim.call(Session(), "sim_trading", {})
         for part in self.parts():
+            if part is self.second_copier:
+                continue
             part.kill_in = 0
             part.network = ""
             part.disk_full_until = part.asleep_until = 0.0
-            if not part.alive and part is not self.second_copier:
+            if not part.alive:
                 part.starts_at = self.clock.now
         if self.copier.alive:
             line = self.copier.objects.line

@@ -143,7 +143,7 @@ class Copier:
         """Ask once, and again after a while: the question or its answer may be lost."""
         if now - self._asked_at >= ASK_AGAIN_S:
             self._asked_at = now
-            log.info("a message is missing or was not understood: asking for the whole book")
+            log.info("a message is missing, was not understood or is doubted: asking for the whole book")
             self._link.sync()
 
     def _take_settings(self, message: Mapping[str, Any]) -> None:
@@ -180,6 +180,9 @@ class Copier:
             log.warning("no look at the account for %.0f s: asking for a fresh book first", gap)
             self._missing_since.clear()
             self._mirror.synced = False
+            self._ask_for_book(began)
+        if self._mirror.went_back and began - self._mirror.book_received >= ASK_AGAIN_S:
+            # Their next report to the restored database is told in no message of its own.
             self._ask_for_book(began)
         try:
             return self._look(began)

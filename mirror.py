@@ -78,6 +78,7 @@ class Mirror:
         self.known = False  # a book has come since the start
         self.synced = False  # and everything since, over a connection that stands
         self.book_time = 0  # UTC ms by the server's clock: when it made the last whole book
+        self.book_received = 0.0  # monotonic: when it came
         self._server_clock = RemoteClock(CLOCK_WINDOW_S)
         self._closed: set[CopyKey] = set()  # closed in so many words since the last whole book
         # Masters whose books are not believed to be complete: the server's database went back in time (a backup was
@@ -169,7 +170,7 @@ class Mirror:
                 )
         self._closed = {key for key in self._closed if key[0] in self.went_back and key not in trades}
         self.masters, self.trades = masters, trades
-        self._server_clock = clock
+        self._server_clock, self.book_received = clock, now
         self.epoch, self.seq, self.book_time = found["epoch"], found["seq"], found["server_time"]
         self.known = self.synced = True
 

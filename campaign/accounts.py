@@ -191,8 +191,10 @@ class Comparison:
 
     def _difference(self, ticket: int, said: Said) -> Iterable[Finding]:
         of_master, pending = self.master.positions.get(ticket), self.master.orders.get(ticket)
-        position = next((self.client.positions[p] for p in self.positions[ticket] if p in self.client.positions), None)
-        order = next((o for o in self.orders[ticket] if o.ticket in self.client.orders), None)
+        position = next(
+            (self.client.positions[p] for p in self.positions.get(ticket, ()) if p in self.client.positions), None
+        )
+        order = next((o for o in self.orders.get(ticket, ()) if o.ticket in self.client.orders), None)
         if of_master is None and pending is None:
             if position is not None or order is not None:
                 yield Finding("lost close", f"master #{ticket} has ended, client has {position or order}")

@@ -89,9 +89,7 @@ def settle(world: World) -> None:
         world.tick()
     world.heal()
     began = world.clock.now
-    while world.clock.now - began < QUIET_S or (
-        world.clock.now - began < LONGEST_QUIET_S and violations(world)
-    ):
+    while world.clock.now - began < QUIET_S or (world.clock.now - began < LONGEST_QUIET_S and violations(world)):
         for _ in range(5):
             world.tick(1.0)
 

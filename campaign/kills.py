@@ -432,7 +432,7 @@ def main(argv: list[str]) -> int:
             print(f"{finding.what}: {finding.words}")
         print(f"all logs, databases and accounts are in {folder}", flush=True)
         return 1
-    shutil.rmtree(folder, ignore_errors=True)
+    print(folder)
     return 0
 
 

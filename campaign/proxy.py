@@ -137,7 +137,8 @@ class Proxy:
                     raise Cut
                 self.stop.wait(TURN_S)
                 continue
-            for source in select.select([near, far], [], [], TURN_S)[0]:
+            readable = select.select([near, far], [], [], TURN_S)[0]
+            for source in readable if self.fault is fault else ():
                 data = source.recv(CHUNK)
                 if not data:
                     if fault.name == "slow_close":

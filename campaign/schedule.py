@@ -38,7 +38,9 @@ class Event:
 
 
 def open_trades(world: World, kind: str = "") -> list[Trade]:
-    return [x for x in world.trades.values() if x.ended is None and (not kind or (x.kind == "order") == (kind == "order"))]
+    return [
+        x for x in world.trades.values() if x.ended is None and (not kind or (x.kind == "order") == (kind == "order"))
+    ]
 
 
 def opens(world: World, draw: random.Random) -> None:
@@ -178,10 +180,19 @@ def _order(outcome: str, **details: Any) -> Happening:
     return next_order
 
 
-CODES: Final = tuple(code for name, code in t.CONSTANTS.items() if name.startswith("TRADE_RETCODE_") and code not in (
-    t.TRADE_RETCODE_DONE, t.TRADE_RETCODE_DONE_PARTIAL, t.TRADE_RETCODE_PLACED, t.TRADE_RETCODE_NO_CHANGES,
-    t.TRADE_RETCODE_POSITION_CLOSED,
-))  # fmt: skip  those five would be lies about what was executed
+CODES: Final = tuple(
+    code
+    for name, code in t.CONSTANTS.items()
+    if name.startswith("TRADE_RETCODE_")
+    and code
+    not in (
+        t.TRADE_RETCODE_DONE,
+        t.TRADE_RETCODE_DONE_PARTIAL,
+        t.TRADE_RETCODE_PLACED,
+        t.TRADE_RETCODE_NO_CHANGES,
+        t.TRADE_RETCODE_POSITION_CLOSED,
+    )
+)  # fmt: skip  those five would be lies about what was executed
 
 
 def _raises(what: str) -> Happening:

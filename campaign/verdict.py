@@ -153,16 +153,13 @@ def _not_alike(world: World) -> list[str]:
         master = position_of(world.master_broker, trade.ticket)
         if position is None or master is None or identifier in world.by_hand:
             continue
-        if world.ledger_lost:
-            continue  # the proportion begins anew with what both have then
         whole = sum((d.volume for d in world.client_broker.deals(position=identifier) if d.entry == 0), D(0))
         first = trade.volumes[0][1]
         share = whole * master.volume / first
-        # A copy that began when the master had closed a part already is the proportion of what was left.
-        least = min(share, whole)
-        if not least - STEP <= position.volume <= max(share, whole) or (
-            position.volume > share + STEP and whole >= first * MULTIPLIER
-        ):
+        # A copy that began when the master had closed a part already is the proportion of what was left then; and a
+        # ledger that was lost begins anew with what both have.
+        too_much = position.volume > share + STEP and whole >= first * MULTIPLIER and not world.ledger_lost
+        if too_much or not min(share, whole) - STEP <= position.volume <= max(share, whole):
             found.append(f"#{identifier} has {position.volume} lots, the master's #{trade.ticket} {master.volume}")
         if (position.sl, position.tp) != (master.sl, master.tp):
             found.append(

@@ -445,9 +445,7 @@ class World:
 
     def _broker(self, login: int) -> Broker:
         specs: dict[str, SymbolSpec] = {name: spec for name, spec in default_symbols().items() if name in SYMBOLS}
-        return Broker(
-            AccountSettings(login=login, balance=D(1_000_000)), clock=self.clock, symbols=specs, seed=1
-        )
+        return Broker(AccountSettings(login=login, balance=D(1_000_000)), clock=self.clock, symbols=specs, seed=1)
 
     def move_market(self, name: str = "", points: int = 0, *, only: Broker | None = None) -> None:
         """New quotes near the usual price, or one jump of a symbol by so many points."""
@@ -544,9 +542,7 @@ class World:
         )
         terminal = Terminal(Mt5(self, part, Client(self.master_sim)), mt5, part.clock)
         sender = Sender(terminal, api, ledger, SenderConfig(settings, mt5, 500, self.folder), part.clock)
-        return SimpleNamespace(
-            sender=sender, terminal=terminal, connected=False, close=ledger.close, ledger=ledger
-        )
+        return SimpleNamespace(sender=sender, terminal=terminal, connected=False, close=ledger.close, ledger=ledger)
 
     def _copier(self, part: Part) -> Any:
         api, settings = self._api(part, "client_user")
@@ -829,5 +825,3 @@ def _deal(symbol: str, volume: Decimal, side: int, **more: Any) -> Request:
 
 def position_of(broker: Broker, identifier: int) -> Position | None:
     return next((p for p in broker.positions() if p.identifier == identifier), None)
-
-

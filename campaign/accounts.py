@@ -15,18 +15,29 @@ from typing import Any, Final
 import sim_types as t
 from copies import tag_of
 from demo_accounts import EVER, NOTHING, Account, AccountFailed
-from safety import floor_to_step
+from safety import Reason, floor_to_step
 from signals import Kind
 from terminal import exact
 
 STEP: Final = Decimal("0.01")  # lots, of every symbol that is traded here
 PENDING: Final = range(t.ORDER_TYPE_BUY_LIMIT, t.ORDER_TYPE_SELL_STOP_LIMIT + 1)
 
-# Reports of the copier that say for good why a trade has no copy: of the trade itself, and of the order it came from.
-WHY_NOT: Final = frozenset({"skipped", "failed", "closed_by_client", "unknown"})
+# A refusal for now that a rule of the follower makes lasts as long as what it compares; the others must come to an end.
+RULES: Final = frozenset({Reason.VOLUME_TOO_SMALL, Reason.SPREAD, Reason.SLIPPAGE, Reason.MARGIN})
+# Reports of the copier that say why a trade has no copy: of the trade itself, and of the order it came from.
+WHY_NOT: Final = frozenset({"skipped", "failed", "closed_by_client", "unknown", "ruled out"})
 WHY_NOT_OF_ITS_ORDER: Final = frozenset({"closed_by_client", "unknown"})
 
 Said = Mapping[tuple[str, int], set[str]]  # (kind, master's ticket) → events that the copier has reported
+
+
+def said_in(reports: Iterable[Mapping[str, Any]]) -> Said:
+    """What the answers of GET /executions say of each trade."""
+    said: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+    for report in reports:
+        ruled_out = report["event"] == "refused" and report.get("reason") in RULES
+        said[report["kind"], report["ticket"]].add("ruled out" if ruled_out else report["event"])
+    return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +202,8 @@ class Comparison:
 
     def _difference(self, ticket: int, said: Said) -> Iterable[Finding]:
         of_master, pending = self.master.positions.get(ticket), self.master.orders.get(ticket)
-        position = next(
-            (self.client.positions[p] for p in self.positions.get(ticket, ()) if p in self.client.positions), None
-        )
+        positions = [self.client.positions.get(number) for number in self.positions.get(ticket, ())]
+        position = next((p for p in positions if p is not None), None)
         order = next((o for o in self.orders.get(ticket, ()) if o.ticket in self.client.orders), None)
         if of_master is None and pending is None:
             if position is not None or order is not None:

@@ -18,14 +18,14 @@ import socket
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
 from api_client import Api, ApiDown, ApiRefused
-from campaign.accounts import Comparison, Finding, Shown
+from campaign.accounts import Comparison, Finding, Shown, said_in
 from campaign.processes import LOGINS, MAGIC, PARTS, PASSWORDS, Chain, Vain
 from config import ApiSettings
 from demo_accounts import NOTHING, ORDER, POSITION, Account, AccountFailed, Line
@@ -322,7 +322,7 @@ class Campaign:
             for line in self._foreign:
                 if line not in foreign:
                     self._found(Finding("foreign", f"was touched: {line}"))
-            differences = compared.differences(self.said())
+            differences = compared.differences(said_in(self.reports))
             if not differences and test(compared):
                 return True
             time.sleep(0.1)
@@ -348,12 +348,6 @@ class Campaign:
                 return
             self.reports += page
 
-    def said(self) -> dict[tuple[str, int], set[str]]:
-        said: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
-        for report in self.reports:
-            said[report["kind"], report["ticket"]].add(report["event"])
-        return said
-
     # -- the end
 
     def close(self) -> None:
@@ -371,7 +365,7 @@ class Campaign:
             trades, copied = self.compared.master.trades, self.compared.copied
             why: dict[int, str] = {}
             for report in self.reports:
-                if report["event"] in ("skipped", "failed", "unknown"):
+                if report["event"] in ("skipped", "failed", "unknown", "refused"):
                     why[report["ticket"]] = f"{report['event']}: {report.get('reason', '')}"
             never = Counter(why.get(ticket, "closed before it could be copied") for ticket in trades - copied)
             rows += [("master's trades", len(trades)), ("copied", len(trades & copied))]
@@ -432,7 +426,7 @@ def main(argv: list[str]) -> int:
             print(f"{finding.what}: {finding.words}")
         print(f"all logs, databases and accounts are in {folder}", flush=True)
         return 1
-    print(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 

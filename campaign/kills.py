@@ -4,7 +4,8 @@ Server, sender, copier, two simulated terminals and a proxy between them and the
 one process or several are ended with kill -9 again and again, and the proxy breaks connections. Every now and then all
 is left in peace until the accounts agree; then the histories of both brokers are compared. Only the money is simulated.
 
-The seed decides what is done, in which order and when; what comes of it also depends on the machine.
+The seed decides what is drawn: victims, pauses, faults, trades. How far the processes have come by then is up to the
+machine, so a run can be made again but not repeated.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ SYMBOLS: Final = ("EURUSD", "USDJPY", "XAUUSD")
 PAUSE_BETWEEN_KILLS_S: Final = (0.1, 2.0)
 PAUSE_BETWEEN_FAULTS_S: Final = (0.3, 3.0)
 PAUSE_BEFORE_RESTART_S: Final = (0.05, 0.8)
+AIMED: Final = 0.6  # of the kills fall into the moments after a trade, when it is being copied
+AIMED_WITHIN_S: Final = 0.15
 AT_ONCE: Final = ((1, 85), (2, 9), (3, 4), (6, 2))  # how many are killed at once, and how often of 100
 PEACE_EVERY: Final = 50  # kills
 PEACE_S: Final = 120.0  # within which the accounts must agree: longer than the longest rests and the age limit together
@@ -129,6 +132,10 @@ class MasterTrader:
         do()
         self.done[name] += 1
 
+    def pause(self) -> float:
+        """Seconds until the next trade; often several come at once."""
+        return self._chance.choice((0.0, 0.0, 0.05, 0.2, 0.4, 0.8))
+
     def _lots(self) -> Decimal:
         return Decimal(self._chance.randint(2, 60)) / 100
 
@@ -176,7 +183,8 @@ class Campaign:
         self.reports: list[dict[str, Any]] = []
         self.compared: Comparison | None = None
         self.trader = MasterTrader(random.Random(seed + 1))  # noqa: S311 - what a simulated master does
-        self._chance = random.Random(seed)  # noqa: S311 - whom to kill
+        self._chance = random.Random(seed)  # noqa: S311 - whom to kill, and when
+        self._weather = random.Random(seed + 2)  # noqa: S311 - of the network
         self._accounts: dict[str, Account] = {}
         self._api = Api(ApiSettings(parts.url, "admin", PASSWORDS["admin"], ""))
         self._network_changes_at = 0.0
@@ -219,7 +227,7 @@ class Campaign:
     def trouble(self, kills: int, until: float) -> None:
         """So many kills, or until this moment (monotonic)."""
         goal = self.kills.total() + kills
-        kill_at = time.monotonic() + self._chance.uniform(*PAUSE_BETWEEN_KILLS_S)
+        kill_at, aimed = time.monotonic() + self._chance.uniform(*PAUSE_BETWEEN_KILLS_S), False
         while self.kills.total() < goal and time.monotonic() < until:
             now = time.monotonic()
             self._restart(now)
@@ -228,14 +236,17 @@ class Campaign:
                 self._change_network(now)
             if now >= self._trades_at:
                 self._trade(now)
-            if now >= kill_at:
+            if now >= kill_at and not aimed and self._chance.random() < AIMED:
+                self._trade(now)
+                kill_at, aimed = time.monotonic() + self._chance.uniform(0.0, AIMED_WITHIN_S), True
+            elif now >= kill_at:
                 self._kill(now, goal - self.kills.total())
-                kill_at = now + self._chance.uniform(*PAUSE_BETWEEN_KILLS_S)
-            time.sleep(0.01)
+                kill_at, aimed = now + self._chance.uniform(*PAUSE_BETWEEN_KILLS_S), False
+            time.sleep(0.002)
 
     def _trade(self, now: float) -> None:
-        self._trades_at = now + self._chance.choice((0.0, 0.0, 0.05, 0.2, 0.4, 0.8))
         try:
+            self._trades_at = now + self.trader.pause()
             self.trader.act(self.account("master"))
         except AccountFailed:  # refused, or the terminal is not there
             self._trades_at = now + 0.1
@@ -244,13 +255,13 @@ class Campaign:
         self._disturbed = not self._disturbed
         if not self._disturbed:
             self.parts.network("clear")
-            self._network_changes_at = now + self._chance.uniform(*PAUSE_BETWEEN_FAULTS_S)
+            self._network_changes_at = now + self._weather.uniform(*PAUSE_BETWEEN_FAULTS_S)
             return
-        name, values, lasts, _ = self._chance.choices(NETWORK, [often for *_, often in NETWORK])[0]
-        value = self._chance.uniform(*values)
+        name, values, lasts, _ = self._weather.choices(NETWORK, [often for *_, often in NETWORK])[0]
+        value = self._weather.uniform(*values)
         self.parts.network(f"{name} {value:.3f}" if name not in ("limit_data", "slicer") else f"{name} {value:.0f}")
         self.faults[name] += 1
-        self._network_changes_at = now + self._chance.uniform(*lasts)
+        self._network_changes_at = now + self._weather.uniform(*lasts)
 
     def _kill(self, now: float, most: int) -> None:
         alive = [part for part in ALL_PARTS if part in self.parts.running]

@@ -18,7 +18,7 @@ _ANY = ("none", "delay", "hang")
 READS = ("positions_get", "orders_get", "positions_total", "orders_total")
 _SENDS = (
     "timeout_after_fill", "timeout_not_executed", "timeout_late_fill", "none_after_fill", "none_not_executed",
-    "placed_late_fill", "retcode", "partial", "requote",
+    "placed_late_fill", "retcode", "retcode_after_fill", "retcode_late_fill", "partial", "requote",
 )  # fmt: skip
 _DETAILS = {
     "none": {"code", "text", "drop"},
@@ -31,6 +31,8 @@ _DETAILS = {
     "placed_late_fill": {"seconds"},
     "timeout_late_fill": {"seconds"},
     "retcode": {"retcode"},
+    "retcode_after_fill": {"retcode"},
+    "retcode_late_fill": {"retcode", "seconds"},
     "partial": {"fraction"},
 }
 _EVERYWHERE = {"lasts", "pid", "where"}
@@ -92,7 +94,7 @@ class Faults:
         if details.keys() - known:
             wrong = ", ".join(sorted(details.keys() - known))
             raise SetupError(f"inject: {outcome} knows no {wrong}; it knows {', '.join(sorted(known))}")
-        if outcome == "retcode" and not isinstance(details.get("retcode"), int):
+        if outcome.startswith("retcode") and not isinstance(details.get("retcode"), int):
             raise SetupError("inject: retcode=N says which code")
         for key in ("seconds", "lasts", "fraction"):
             value = details.get(key, 0)

@@ -366,11 +366,16 @@ class Terminal:
         if outcome == "timeout_late_fill":
             broker.send(request, handling=Handling(late_ms=late_ms, hidden=True))
             return Outcome(t.TRADE_RETCODE_TIMEOUT)
+        if outcome == "retcode_late_fill":
+            broker.send(request, handling=Handling(late_ms=late_ms, hidden=True))
+            return Outcome(rule.details["retcode"])
         sent = broker.send(request)
         if outcome == "timeout_after_fill":
             return Outcome(t.TRADE_RETCODE_TIMEOUT)
         if outcome == "none_after_fill":
             raise self._failure(rule, t.RES_E_INTERNAL_FAIL_RECEIVE)
+        if outcome == "retcode_after_fill":
+            return Outcome(rule.details["retcode"])
         return sent
 
     @staticmethod

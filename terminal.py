@@ -1,8 +1,8 @@
 """The only module that knows the MetaTrader5 package; it is handed the package (or `mt5_sim`) as an argument.
 
-A question that was not answered raises `Unreadable` and is never an empty answer. An order ends in one of four ways
-(`Verdict`). Nothing here decides whether to trade, and nothing here sends an order twice but for one reason: the broker
-refused the filling mode (10030), which is a proof that nothing was executed.
+A question that was not answered raises `Unreadable` and is never an empty answer. An order ends in one of four ways,
+which `outcomes.py` looks up. Nothing here decides whether to trade, and nothing here sends an order twice but for one
+reason: the broker refused the filling mode (10030), which is a proof that nothing was executed.
 
 Facts about the package are cited as "MT5 docs" (integration pages and MQL5 reference) or "measured" (the package itself
 run against a stand-in).
@@ -14,9 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
-from enum import StrEnum
 from typing import Any, Final
 
 from account import (
@@ -32,6 +30,7 @@ from account import (
     Symbol,
 )
 from config import Mt5Settings
+from outcomes import Op, Outcome, Verdict, verdict_of, words_for
 from signals import Action
 
 log = logging.getLogger(__name__)
@@ -49,121 +48,6 @@ class ConnectionLost(Unreadable):
 
 class CannotConnect(Exception):
     """The terminal cannot be reached or does not let us in; str() says what was tried and what to do."""
-
-
-# --- outcomes --------------------------------------------------------------------------------------------------------
-
-
-class Op(StrEnum):
-    """What a request to the broker was for."""
-
-    OPEN = "open"
-    PLACE = "place"
-    REDUCE = "reduce"
-    CLOSE = "close"
-    MODIFY = "modify"
-    REMOVE = "remove"
-
-
-class Verdict(StrEnum):
-    """What is known after an order was sent."""
-
-    DONE = "done"
-    REFUSED = "refused"  # not executed, and the same request will not be executed later either
-    LATER = "refused for now"  # not executed; may be sent again
-    UNKNOWN = "unknown"  # may have been executed: look at the account, never send it again
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The answer to an order. `order`, `volume` and `price` are 0 where the broker did not say."""
-
-    verdict: Verdict
-    code: int  # a TRADE_RETCODE_*, or a negative last_error code when there was no answer
-    text: str
-    order: int = 0
-    volume: Decimal = Decimal(0)
-    price: Decimal = Decimal(0)
-
-
-_D, _R, _L, _U = Verdict.DONE, Verdict.REFUSED, Verdict.LATER, Verdict.UNKNOWN
-
-# retcode → its name and what it means for an open. MT5 docs, enum_trade_return_codes; which are proofs that nothing was
-# executed follows their wording, and every doubt is UNKNOWN.
-RETCODES: Final[dict[int, tuple[str, Verdict]]] = {
-    10004: ("requote", _L),
-    10006: ("rejected", _L),
-    10007: ("cancelled by the trader", _R),
-    10008: ("order placed", _U),  # accepted; whether and when it is executed shows in the account
-    10009: ("done", _D),
-    10010: ("done in part", _D),
-    10011: ("processing error", _U),
-    10012: ("timed out", _U),
-    10013: ("invalid request", _R),
-    10014: ("invalid volume", _R),
-    10015: ("invalid price", _L),
-    10016: ("invalid stops", _L),
-    10017: ("trade disabled", _R),
-    10018: ("market closed", _L),
-    10019: ("not enough money", _R),
-    10020: ("price changed", _L),
-    10021: ("no quotes", _L),
-    10022: ("invalid expiration", _R),
-    10023: ("order changed", _L),
-    10024: ("too many requests", _L),
-    10025: ("no changes", _R),
-    10026: ("the server does not allow automatic trading", _L),
-    10027: ("the terminal does not allow automatic trading: switch on Algo Trading", _L),
-    10028: ("locked", _L),
-    10029: ("frozen", _L),
-    10030: ("filling mode not supported", _R),
-    10031: ("no connection to the trade server", _U),
-    10032: ("only for real accounts", _R),
-    10033: ("limit of pending orders reached", _R),
-    10034: ("limit of volume for the symbol reached", _R),
-    10035: ("invalid order", _R),
-    10036: ("position already closed", _R),
-    10038: ("close volume above the position's", _R),
-    10039: ("a close order exists already", _L),
-    10040: ("limit of positions reached", _R),
-    10041: ("activation rejected, order cancelled", _R),
-    10042: ("only long positions", _R),
-    10043: ("only short positions", _R),
-    10044: ("only closing", _R),
-    10045: ("first in, first out only", _R),
-    10046: ("opposite positions are prohibited", _R),
-}
-
-# Where another operation means another verdict.
-_BY_OP: Final[dict[tuple[Op, int], Verdict]] = {
-    (Op.PLACE, 10008): _D,
-    (Op.MODIFY, 10008): _D,
-    (Op.REMOVE, 10008): _D,
-    (Op.MODIFY, 10025): _D,
-    (Op.CLOSE, 10036): _D,
-    (Op.REDUCE, 10036): _D,
-}
-
-# last_error codes after `None`; every other one is UNKNOWN.
-NOT_SENT: Final[dict[int, Verdict]] = {
-    -2: _R,  # the package refused an argument
-    -8: _L,  # automatic trading through Python is switched off in the terminal
-    -10003: _L,  # no terminal
-    -10004: _L,  # no connection to the terminal
-}
-
-
-def verdict_of(op: Op, code: int) -> Verdict:
-    """What a retcode (or a negative last_error code) means for `op`. A code that is not listed is UNKNOWN.
-
-    What takes risk away or only moves stops is never refused for good: it is repeated until it is done.
-    """
-    verdict = _BY_OP.get((op, code))
-    if verdict is None:
-        verdict = RETCODES[code][1] if code in RETCODES else NOT_SENT.get(code, _U)
-    if verdict is _R and op not in (Op.OPEN, Op.PLACE):
-        return _L
-    return verdict
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -586,7 +470,7 @@ class Terminal:
     def _send_filled(self, op: Op, symbol: str, request: Mapping[str, Any]) -> Outcome:
         """Send with the filling mode that fits the symbol; on 10030 (nothing was executed) each other mode once."""
         pending = op is Op.PLACE
-        outcome = Outcome(_R, 10030, RETCODES[10030][0])
+        outcome = Outcome(Verdict.REFUSED, 10030, words_for(10030))
         for mode in self._filling_modes(symbol, pending):
             outcome = self._send(op, {**request, "type_filling": mode})
             if outcome.code != 10030:
@@ -618,19 +502,19 @@ class Terminal:
         try:
             self._gate()  # another account may have been logged in since the last look
         except Unreadable as problem:
-            return Outcome(_L, -10004, f"not sent: {problem}")
+            return Outcome(Verdict.LATER, -10004, f"not sent: {problem}")
         try:
             result = self._mt5.order_send(dict(request))
         except Exception as error:  # noqa: BLE001  whatever the package does here, the order may be at the broker
-            return Outcome(_U, -1, f"order_send failed: {error!r}")
+            return Outcome(Verdict.UNKNOWN, -1, f"order_send failed: {error!r}")
         if result is None:
             code, words = self._mt5.last_error()
             return Outcome(verdict_of(op, code), code, words)
-        name = RETCODES[result.retcode][0] if result.retcode in RETCODES else "unlisted code"
+        words = words_for(result.retcode)
         return Outcome(
             verdict_of(op, result.retcode),
             result.retcode,
-            f"{name} ({result.comment})" if result.comment else name,
+            f"{words} ({result.comment})" if result.comment else words,
             order=result.order,
             volume=exact(result.volume),
             price=exact(result.price),

@@ -22,10 +22,11 @@ from console import Spoken
 from copies import LIVE, Copy, Ended, Observation, Reduced, Seen, State, tag_of
 from ledger import CopierLedger, LedgerError
 from mirror import CopyKey, Held, Mirror
+from outcomes import Outcome, Verdict
 from plan import Aim, Close, Inherit, Move, Open, Reduce, Refuse, Remove, Rules, SetStops, Step, aim_of
 from safety import Reason
 from signals import Kind, Trade
-from terminal import Outcome, Terminal, Verdict
+from terminal import Terminal
 
 log = logging.getLogger(__name__)
 

@@ -235,6 +235,15 @@ def test_any_retcode_refuses_without_executing(desk: Desk, how: dict[str, Any]):
     assert (sent.retcode, sent.comment, desk.mt5.positions_get()) == (10018, "Market closed", ())
 
 
+@pytest.mark.parametrize(("outcome", "at_once"), [("retcode_after_fill", 1), ("retcode_late_fill", 0)])
+def test_any_retcode_can_hide_an_execution(desk: Desk, outcome: str, at_once: int):
+    desk.mt5.inject("order_send", outcome, retcode=10028)
+    sent = desk.mt5.order_send(GOOD)
+    assert (sent.retcode, sent.order, len(desk.mt5.positions_get())) == (10028, 0, at_once)
+    desk.pass_time(4)
+    assert len(desk.mt5.positions_get()) == 1
+
+
 def test_where_chooses_among_the_requests(desk: Desk):
     desk.mt5.inject("order_send", 10006, times=None, where={"action": 6})
     desk.mt5.inject("order_send", 10004, where={"symbol": "USDJPY"})

@@ -17,23 +17,12 @@ import sim_types
 from account import Entry, MarginMode, Order, OrderEnd, Position
 from config import Mt5Settings
 from mt5_sim import Client
+from outcomes import LAST_ERRORS, RETCODES, Op, Outcome, Verdict, verdict_of
 from signals import Action, Kind
 from sim_account import AccountSettings
 from sim_broker import Broker
 from sim_symbols import symbols_with
-from terminal import (
-    RETCODES,
-    CannotConnect,
-    ConnectionLost,
-    Op,
-    Outcome,
-    Terminal,
-    Unreadable,
-    Verdict,
-    connect_until,
-    exact,
-    verdict_of,
-)
+from terminal import CannotConnect, ConnectionLost, Terminal, Unreadable, connect_until, exact
 
 SETTINGS = Mt5Settings(7, "secret", "Broker-Demo")
 
@@ -431,88 +420,7 @@ def test_deals_and_ended_orders_are_read(terminal: Terminal, mt5: FakeMt5) -> No
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
-# Every TRADE_RETCODE_* that the package exports, and the one it does not; D done, R refused, L later, U unknown: for
-# open, place, reduce, close, modify, remove. What takes risk away is never refused for good.
-TABLE = """
-10004 L L L L L L
-10006 L L L L L L
-10007 R R L L L L
-10008 U D U U D D
-10009 D D D D D D
-10010 D D D D D D
-10011 U U U U U U
-10012 U U U U U U
-10013 R R L L L L
-10014 R R L L L L
-10015 L L L L L L
-10016 L L L L L L
-10017 R R L L L L
-10018 L L L L L L
-10019 R R L L L L
-10020 L L L L L L
-10021 L L L L L L
-10022 R R L L L L
-10023 L L L L L L
-10024 L L L L L L
-10025 R R L L D L
-10026 L L L L L L
-10027 L L L L L L
-10028 L L L L L L
-10029 L L L L L L
-10030 R R L L L L
-10031 U U U U U U
-10032 R R L L L L
-10033 R R L L L L
-10034 R R L L L L
-10035 R R L L L L
-10036 R R D D L L
-10038 R R L L L L
-10039 L L L L L L
-10040 R R L L L L
-10041 R R L L L L
-10042 R R L L L L
-10043 R R L L L L
-10044 R R L L L L
-10045 R R L L L L
-10046 R R L L L L
--1 U U U U U U
--2 R R L L L L
--3 U U U U U U
--4 U U U U U U
--5 U U U U U U
--6 U U U U U U
--7 U U U U U U
--8 L L L L L L
--10000 U U U U U U
--10001 U U U U U U
--10002 U U U U U U
--10003 L L L L L L
--10004 L L L L L L
--10005 U U U U U U
-"""
-LETTERS = {"D": Verdict.DONE, "R": Verdict.REFUSED, "L": Verdict.LATER, "U": Verdict.UNKNOWN}
-CELLS = [
-    (int(code), op, LETTERS[letter])
-    for code, *letters in (line.split() for line in TABLE.split("\n") if line)
-    for op, letter in zip(Op, letters, strict=True)
-]
-
-
-@pytest.mark.parametrize(("code", "op", "verdict"), CELLS, ids=[f"{code}-{op.value}" for code, op, _ in CELLS])
-def test_the_verdict_on_every_answer(code: int, op: Op, verdict: Verdict) -> None:
-    assert verdict_of(op, code) is verdict
-
-
-def test_the_table_has_every_code_there_is() -> None:
-    exported = {value for name, value in sim_types.CONSTANTS.items() if name.startswith(("TRADE_RETCODE_", "RES_E_"))}
-    assert {code for code, _, _ in CELLS} == exported | {10046}
-    assert set(RETCODES) == {code for code in exported if code > 0} | {10046}
-
-
-@pytest.mark.parametrize("op", list(Op))
-@pytest.mark.parametrize("code", [0, 1, 10000, 10005, 10037, 10047, 99999, -9, -10006])
-def test_an_answer_that_nobody_knows_is_unknown(op: Op, code: int) -> None:
-    assert verdict_of(op, code) is Verdict.UNKNOWN
+# What each code means is the subject of test_order_codes.py.
 
 
 def open_eurusd(terminal: Terminal, **fields: Any) -> Outcome:
@@ -522,13 +430,11 @@ def open_eurusd(terminal: Terminal, **fields: Any) -> Outcome:
     return terminal.open(symbol, Action.BUY, D("0.29"), **{**known, **fields})
 
 
-@pytest.mark.parametrize(("code", "op", "verdict"), [cell for cell in CELLS if cell[1] is Op.OPEN and cell[0] < 0])
-def test_no_answer_is_judged_by_last_error(
-    terminal: Terminal, mt5: FakeMt5, code: int, op: Op, verdict: Verdict
-) -> None:
+@pytest.mark.parametrize("code", LAST_ERRORS)
+def test_no_answer_is_judged_by_last_error(terminal: Terminal, mt5: FakeMt5, code: int) -> None:
     mt5.answers["order_send"], mt5.error = None, (code, "words")
     outcome = open_eurusd(terminal)
-    assert (outcome.verdict, outcome.code, outcome.text) == (verdict, code, "words")
+    assert (outcome.verdict, outcome.code, outcome.text) == (verdict_of(Op.OPEN, code), code, "words")
     assert len(mt5.sent()) == 1
 
 
@@ -663,18 +569,18 @@ def test_a_sell_is_priced_at_the_bid(terminal: Terminal, mt5: FakeMt5) -> None:
     assert (mt5.sent()[0]["type"], mt5.sent()[0]["price"]) == (1, 1.1)
 
 
-@pytest.mark.parametrize(("volume", "code", "verdict"), [("0.3", 10036, "D"), ("0.1", 10036, "D"), ("0.1", 10012, "U")])
+@pytest.mark.parametrize(("volume", "verdict"), [("0.3", Verdict.LATER), ("0.1", Verdict.UNKNOWN)])
 def test_a_close_names_the_position_by_its_ticket_and_trades_against_it(
-    terminal: Terminal, mt5: FakeMt5, volume: str, code: int, verdict: str
+    terminal: Terminal, mt5: FakeMt5, volume: str, verdict: Verdict
 ) -> None:
     symbol = terminal.symbol("EURUSD")
     assert symbol is not None
-    mt5.answers["order_send"] = mt5.result(code)
+    mt5.answers["order_send"] = mt5.result(10039)  # means one thing for a close, another for a reduction
     outcome = terminal.close_position(POSITION, D(volume), deviation=10, magic=5, comment="p1.abcd")
     (request,) = mt5.sent()
     assert_strict(request)
     assert (request["position"], request["type"], request["price"], request["volume"]) == (11, 1, 1.1, float(volume))
-    assert outcome.verdict is LETTERS[verdict]
+    assert outcome.verdict is verdict
     terminal.close_position(replace(POSITION, action=Action.SELL), D(volume), deviation=1, magic=5, comment="")
     assert (mt5.sent()[1]["type"], mt5.sent()[1]["price"]) == (0, 1.1001)
 

@@ -27,6 +27,7 @@ RULES: Final = frozenset({Reason.VOLUME_TOO_SMALL, Reason.SPREAD, Reason.SLIPPAG
 # Reports of the copier that say why a trade has no copy: of the trade itself, and of the order it came from.
 WHY_NOT: Final = frozenset({"skipped", "failed", "closed_by_client", "unknown", "ruled out"})
 WHY_NOT_OF_ITS_ORDER: Final = frozenset({"closed_by_client", "unknown"})
+TOLD: Final = frozenset({"opened", "adopted", "closed_by_client"})  # the last: gone again before it was seen
 
 Said = Mapping[tuple[str, int], set[str]]  # (kind, master's ticket) → events that the copier has reported
 
@@ -199,6 +200,11 @@ class Comparison:
 
     def differences(self, said: Said) -> list[Finding]:
         return [finding for ticket in sorted(self.master.trades) for finding in self._difference(ticket, said)]
+
+    def unreported(self, said: Said) -> list[Finding]:
+        """Copies that the copier's reports do not mention."""
+        told = {ticket for (_, ticket), events in said.items() if events & TOLD}
+        return [Finding("unreported", f"the copy of master #{ticket}") for ticket in sorted(self.copied - told)]
 
     def _difference(self, ticket: int, said: Said) -> Iterable[Finding]:
         of_master, pending = self.master.positions.get(ticket), self.master.orders.get(ticket)

@@ -15,6 +15,7 @@ import contextlib
 import random
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from api_client import Api, ApiDown, ApiRefused
 from campaign.accounts import Comparison, Finding, Shown, said_in
@@ -41,6 +42,7 @@ PAUSE_BEFORE_RESTART_S: Final = (0.05, 0.8)
 AIMED: Final = 0.6  # of the kills fall into the moments after a trade, when it is being copied
 AIMED_WITHIN_S: Final = 0.15
 AT_ONCE: Final = ((1, 85), (2, 9), (3, 4), (6, 2))  # how many are killed at once, and how often of 100
+INTERRUPTED: Final = 130  # what shells report for Ctrl-C
 PEACE_EVERY: Final = 50  # kills
 PEACE_S: Final = 120.0  # within which the accounts must agree: longer than the longest rests and the age limit together
 MOST_POSITIONS: Final = 14
@@ -333,7 +335,8 @@ class Campaign:
             for line in self._foreign:
                 if line not in foreign:
                     self._found(Finding("foreign", f"was touched: {line}"))
-            differences = compared.differences(said_in(self.reports))
+            said = said_in(self.reports)
+            differences = compared.differences(said) + compared.unreported(said)
             if not differences and test(compared):
                 return True
             time.sleep(0.1)
@@ -426,11 +429,17 @@ def main(argv: list[str]) -> int:
     def say(words: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {words}", flush=True)
 
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         campaign = run(folder, seed, kills, options.minutes, say)
     except (Vain, AccountFailed, ApiDown, ApiRefused) as problem:
         print(f"{problem}\nthe campaign could not go on; everything is in {folder}", flush=True)
         return 1
+    except KeyboardInterrupt:
+        print(f"interrupted; everything is in {folder}", flush=True)
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(f"{campaign.table()}\n{time.monotonic() - began:.0f} s, seed {seed}", flush=True)
     if campaign.findings:
         for finding in campaign.findings:
@@ -439,6 +448,11 @@ def main(argv: list[str]) -> int:
         return 1
     shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+def _end(signum: int, frame: object) -> NoReturn:
+    """As Ctrl-C does, so that no process is left behind."""
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

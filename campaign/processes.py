@@ -52,11 +52,18 @@ class Chain:
             "max_exposure_lots": 100.0,
             **trade_copy,
         }
+        self.master, self.client = mt5_sim.Client(), mt5_sim.Client()
+        try:
+            self.start_all()
+        except BaseException:  # also Ctrl-C: no process is left behind
+            self.stop()
+            raise
+
+    def start_all(self) -> None:
         for part in self.listeners:
             self.start(part)
         self.make_users()
         self.write_configs()
-        self.master, self.client = mt5_sim.Client(), mt5_sim.Client()
         self.connect("master")
         self.connect("client")
         self.start("sender")

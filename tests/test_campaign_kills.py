@@ -160,6 +160,14 @@ def test_a_pending_order_taken_back_too_early_is_found(pair: Pair) -> None:
     assert pair.finds() == ["false close", "missing"]
 
 
+def test_a_copy_that_was_never_reported_is_found(pair: Pair) -> None:
+    ticket = pair.opens(pair.master, 0.2)
+    pair.copies(ticket)
+    report = {"kind": "position", "ticket": ticket, "event": "refused", "reason": "no_quote"}
+    assert [f.what for f in pair.compared().unreported(said_in([report]))] == ["unreported"]
+    assert pair.compared().unreported(said_in([report, {**report, "event": "adopted"}])) == []
+
+
 def test_what_is_ours_by_magic_and_the_copy_of_nothing_is_found(pair: Pair) -> None:
     pair.copies(4711)
     pair.copies(4712, magic=777)

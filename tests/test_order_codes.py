@@ -178,9 +178,10 @@ EACH = pytest.mark.parametrize("code", CODES)
 # 10030 is the one refusal after which the same is sent again at once: with a broker that executes and says so, all
 # programs that follow the documentation double the trade.
 EACH_EXECUTED = pytest.mark.parametrize("code", [code for code in CODES if code != INVALID_FILL])
-LATE = pytest.mark.parametrize(
-    "code", [code for code in RETCODES if Verdict.UNKNOWN in (verdict_of(Op.OPEN, code), verdict_of(Op.REDUCE, code))]
-)
+
+
+def those(op: Op, verdict: Verdict) -> list[int]:
+    return [code for code in RETCODES if verdict_of(op, code) is verdict]
 
 
 @OPENS
@@ -270,11 +271,9 @@ def test_an_open_that_was_executed_whatever_was_said(follower: Follower, op: Op,
     assert follower.state(1, kind) == "closed"
 
 
-@LATE
+@pytest.mark.parametrize("code", those(Op.OPEN, Verdict.UNKNOWN))
 @pytest.mark.parametrize("closed_meanwhile", [False, True])
 def test_an_open_that_is_executed_late(follower: Follower, code: int, closed_meanwhile: bool) -> None:
-    if verdict_of(Op.OPEN, code) is not Verdict.UNKNOWN:
-        pytest.skip("this code says that an open was not executed")
     watched = witness(follower)
     inject(follower, Op.OPEN, code, "late")
     trade = follower.master_opens(position(1))
@@ -357,7 +356,7 @@ def test_a_reduction_that_was_executed_whatever_was_said(follower: Follower, cod
     ends_well(follower, trade)
 
 
-@LATE
+@pytest.mark.parametrize("code", those(Op.REDUCE, Verdict.UNKNOWN))
 def test_a_reduction_that_is_executed_late_is_not_made_twice(follower: Follower, code: int) -> None:
     trade, _, watched = copied(follower, Op.REDUCE)
     inject(follower, Op.REDUCE, code, "late")

@@ -76,9 +76,9 @@ class Copier:
         self._inbox = inbox
         self._link = link
         self._clock = clock
-        self._mirror = Mirror(ledger.get("epoch") or "", int(ledger.get("seq") or 0))
+        self._mirror = Mirror(ledger.get("epoch") or "", int(ledger.get("seq") or 0), ledger.get("run") or "")
         self._trader = Trader(terminal, ledger, config, self._mirror, clock)
-        self._remembered = (self._mirror.epoch, self._mirror.seq)
+        self._remembered = (self._mirror.epoch, self._mirror.seq, self._mirror.run)
         self._server_settings = ServerSettings(Copying.PAUSED)  # as heard last: a lost connection does not end a pause
         self._settings_heard = False  # since the connection was made
         self._highest_equity = self._stored_equity = Decimal(ledger.get("highest_equity") or 0)
@@ -309,9 +309,9 @@ class Copier:
             self._stored_equity = self._highest_equity
 
     def _remember_server(self) -> None:
-        heard = (self._mirror.epoch, self._mirror.seq)
+        heard = (self._mirror.epoch, self._mirror.seq, self._mirror.run)
         if heard != self._remembered and not self._mirror.went_back:
-            self._ledger.set(epoch=heard[0], seq=str(heard[1]))
+            self._ledger.set(epoch=heard[0], seq=str(heard[1]), run=heard[2])
             self._remembered = heard
 
     def _remember_birth(self) -> None:
@@ -388,6 +388,7 @@ def run(config: ClientConfig, stop: threading.Event, *, reset_drawdown: bool = F
             log.info("a new ledger was begun: trades that are open already are not copied")
         if not connect_until(terminal, stop):
             return 0
+        check_newest(ledger, terminal, config)
         log.info("account %d at %s, copying %s", mt5.login, mt5.server, config.copying)
         inbox: Inbox = queue.SimpleQueue()
         api = Api(config.api)
@@ -422,6 +423,30 @@ def check_magic(ledger: CopierLedger, magic: int) -> None:
             f"copies with the magic number {', '.join(map(str, others))} are still open, and the file says {magic}: "
             "change magic_number_copier back until they are closed"
         )
+
+
+def check_newest(ledger: CopierLedger, terminal: Terminal, config: ClientConfig) -> None:
+    """Let a ledger that was put back from an old copy begin anew: it does not know the orders that were sent since.
+
+    What was opened before its next book is then adopted where the account shows it, and otherwise not opened.
+    """
+    if not int(ledger.get("born_at") or 0):
+        return  # it begins with its first book in any case
+    try:
+        past = terminal.past_orders(config.limits.max_signal_age_s)
+        sent = [(thing.identifier, thing.magic, thing.comment) for thing in terminal.read().everything]
+        sent += [(order.position_id or order.ticket, order.magic, order.comment) for order in past]
+    except Unreadable as problem:
+        why = f"nothing shows whether it is the newest: {problem}"
+    else:
+        highest = ledger.highest_ticket()
+        later = [(ticket, tag) for ticket, theirs, tag in sent if theirs == config.magic and ticket > highest]
+        unknown = [ticket for ticket, tag in later if ledger.remembered(tag, ticket) is None]
+        if not unknown:
+            return
+        why = f"the account has had an order of ours, #{max(unknown)}, that it does not know: is it an old copy?"
+    log.error("this ledger begins anew, trades that are open already are not copied: %s", why)
+    ledger.set(born_at="0")
 
 
 def copy_until(stop: threading.Event, copier: Copier, terminal: Terminal, reporter: Reporter) -> None:

@@ -199,6 +199,11 @@ class CopierLedger(Ledger):
         )
         return _copy(rows[0]) if rows else None
 
+    def highest_ticket(self) -> int:
+        """The highest ticket on the account that this ledger knows of."""
+        rows = self._rows('SELECT max(max(after_ticket, "order", client_ticket)) AS highest FROM copies')
+        return int(rows[0]["highest"] or 0)
+
     def record(self, *copies: Copy, reports: Iterable[Mapping[str, Any]] = ()) -> None:
         """The state of copies from now on, together with the reports about them, in one transaction."""
         now = self._now_ms()

@@ -357,6 +357,8 @@ class Hub:
                 for member in self._members_of(user_id):
                     if user is None or not self._still_good(user, member.user):
                         self._end(member, FORBIDDEN, "the account was deactivated or changed")
+                    else:
+                        member.user = user  # whose expiry may have been set just now
 
     # --- what time brings --------------------------------------------------------------------------------------------
 

@@ -612,7 +612,7 @@ class World:
             if not part.alive and part.starts_at is not None and part.starts_at <= now:
                 try:
                     self.start(part)
-                except LedgerError as problem:
+                except (LedgerError, Unavailable) as problem:
                     self.note(part.name, f"cannot start: {problem}")
                     part.starts_at = now + 2.0
         while self._later and self._later[0][0] <= now:

@@ -319,7 +319,7 @@ class Api:
         found = read_fields(
             body,
             {"session": or_null(SESSION), "rev": REV, "trades": list_of_objects(BOOK_LIMIT), "account": an_object},
-            {"detected_at": or_null(TIME_MS)},
+            {"detected_at": or_null(TIME_MS), "as_of": or_null(TIME_MS)},
         )
         account = within("account", found["account"], ACCOUNT, {})
         trades = [reported_trade(index, item) for index, item in enumerate(found["trades"])]
@@ -329,12 +329,12 @@ class Api:
         reply = self._publish(
             caller,
             lambda _audience: self._store.report_book(
-                caller, found["session"], found["rev"], trades, account, found.get("detected_at")
+                caller, found["session"], found["rev"], trades, account, found.get("detected_at"), found.get("as_of")
             ),
             report=True,
         )
         g.quiet = reply[0] == 200 and not reply[1]["changes"] and found["session"] is not None
-        return reply
+        return reply[0], {**reply[1], "server_time": self._store.now_ms()}
 
     def book(self, caller: User) -> Reply:
         """What the server knows of a master's book, for a sender that starts."""
@@ -351,6 +351,7 @@ class Api:
             "rev": sender and sender.rev,
             "seq": self._store.last_seq(),
             "reported_at": sender and sender.reported_at,
+            "server_time": self._store.now_ms(),
             "trades": [trade_for_client(trade, trade.volume) for trade in trades],
         }
 
@@ -358,7 +359,7 @@ class Api:
         """Take out of the body of a post about a trade what is not about the trade."""
         key = request.headers.get("Idempotency-Key")
         fingerprint = hashlib.sha256(json.dumps([request.path, body], sort_keys=True, default=str).encode()).hexdigest()
-        checks = {"session": SESSION, "rev": REV, "detected_at": or_null(TIME_MS)}
+        checks = {"session": SESSION, "rev": REV, "detected_at": or_null(TIME_MS), "as_of": or_null(TIME_MS)}
         found = read_fields({name: body.pop(name) for name in checks if name in body}, {}, checks)
         if ("session" in found) != ("rev" in found):
             raise BadField("rev" if "session" in found else "session", "missing: session and rev go together")
@@ -367,7 +368,9 @@ class Api:
                 IDEMPOTENCY_KEY(key)
             except ValueError as error:
                 raise BadField("Idempotency-Key", str(error)) from error
-        return Post(found.get("session"), found.get("rev", 0), key, fingerprint, found.get("detected_at"))
+        return Post(
+            found.get("session"), found.get("rev", 0), key, fingerprint, found.get("detected_at"), found.get("as_of")
+        )
 
     def _publish(self, master: User, operation: Callable[[int], Outcome], *, report: bool = False) -> Reply:
         outcome = self._hub.publish(master, operation, report=report)

@@ -76,9 +76,9 @@ class Copier:
         self._inbox = inbox
         self._link = link
         self._clock = clock
-        self._mirror = Mirror(ledger.get("epoch") or "", int(ledger.get("seq") or 0))
+        self._mirror = Mirror(ledger.get("epoch") or "", int(ledger.get("seq") or 0), ledger.get("run") or "")
         self._trader = Trader(terminal, ledger, config, self._mirror, clock)
-        self._remembered = (self._mirror.epoch, self._mirror.seq)
+        self._remembered = (self._mirror.epoch, self._mirror.seq, self._mirror.run)
         self._server_settings = ServerSettings(Copying.PAUSED)  # as heard last: a lost connection does not end a pause
         self._settings_heard = False  # since the connection was made
         self._highest_equity = self._stored_equity = Decimal(ledger.get("highest_equity") or 0)
@@ -309,9 +309,9 @@ class Copier:
             self._stored_equity = self._highest_equity
 
     def _remember_server(self) -> None:
-        heard = (self._mirror.epoch, self._mirror.seq)
+        heard = (self._mirror.epoch, self._mirror.seq, self._mirror.run)
         if heard != self._remembered and not self._mirror.went_back:
-            self._ledger.set(epoch=heard[0], seq=str(heard[1]))
+            self._ledger.set(epoch=heard[0], seq=str(heard[1]), run=heard[2])
             self._remembered = heard
 
     def _remember_birth(self) -> None:

@@ -55,14 +55,15 @@ from signals import (
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION_ID: Final = 0x41494254  # "AIBT": tells the server's database from any other SQLite file
 OFFLINE_AFTER_MS: Final = 15_000  # a master whose sender has not reported its book for this long is offline
 # A file of up to this many bytes is checked whole at the start, in a tenth of a second. Of a larger one only what every
 # change is made from: to read logs of 1,000,000 changes takes a second from memory and many from a disk, while the
 # followers wait. `PRAGMA integrity_check` in the sqlite3 program, on a copy, checks the rest.
 CHECKED_WHOLE: Final = 64 << 20
-CHECKED_TABLES: Final = ("state", "users", "configs", "senders", "trades")
+CHECKED_TABLES: Final = ("state", "starts", "users", "configs", "senders", "trades")
+STARTS_KEPT: Final = 20  # a follower that was away for more of them waits for the masters' next report
 SCHEMA_FILE: Final = Path(__file__).resolve().parent / "schema.sql"
 
 # Conditions that pass or that an operator can mend while the server runs: full disk, busy file, failed read or write.
@@ -108,7 +109,8 @@ class Store:
     ) -> None:
         """Open the file, or make it. Raises `Unusable`.
 
-        A `guest` works on a file that a running server may have open. `connect` opens the database.
+        A `guest` works on a file that a running server may have open. `connect` opens the database. Raises
+        `Unavailable` when the start cannot be written down (disk full).
         """
         self._clock = clock
         self._lock = threading.RLock()
@@ -140,7 +142,24 @@ class Store:
             )
         self._started_ms = max(wall, int(row["clock"]))
         self._started = clock.monotonic()
+        try:
+            self.starts: tuple[tuple[str, int], ...] = () if guest else self._record_start()
+        except Unavailable:
+            self._db.close()
+            raise
         self._data_version = self._data_version_now()
+
+    def _record_start(self) -> tuple[tuple[str, int], ...]:
+        """(run, last seq then) of the last starts, this one at the end."""
+        with self._writing():
+            self._db.execute(
+                "INSERT INTO starts (run, seq) VALUES (?, ?)", (secrets.token_hex(8), self.last_seq())
+            )
+            self._db.execute(
+                "DELETE FROM starts WHERE number <= (SELECT max(number) FROM starts) - ?", (STARTS_KEPT,)
+            )
+            rows = self._all("SELECT run, seq FROM starts ORDER BY number")
+        return tuple((row["run"], row["seq"]) for row in rows)
 
     def _prepare(self) -> None:
         db = self._db
@@ -405,7 +424,8 @@ class Store:
         with self._writing() as now:
             decided = self._admit(master, post, {"ticket": trade.ticket or None, "delivered": 0})
             if decided is None:
-                decided = self._keep(master, post, now, self._open(master, trade, age_ms, post, now))
+                age_now = _older(age_ms, post.as_of, now)
+                decided = self._keep(master, post, now, self._open(master, trade, age_now, post, now))
         _log_entries(decided.entries)
         return decided
 
@@ -512,8 +532,11 @@ class Store:
         trades: Sequence[tuple[Trade, int | None]],
         account: Mapping[str, Any],
         detected_at: int | None = None,
+        as_of: int | None = None,
     ) -> Outcome:
         """Replace what the master's terminal holds by `trades` (each with its age in ms, None = unknown).
+
+        `as_of` is when the ages were measured, by this server's clock as the sender knows it (UTC ms).
 
         `session` None begins a session and supersedes the one before. Trades of other sources stay as they are.
         """
@@ -529,7 +552,7 @@ class Store:
             new: dict[Key, Trade] = {}
             for reported, age_ms in trades:
                 trade = replace(reported, master=master.username, source=Source.TERMINAL)
-                new[trade.key] = _with_known_age(trade, held.get(trade.key), age_ms, now)
+                new[trade.key] = _with_known_age(trade, held.get(trade.key), _older(age_ms, as_of, now), now)
             # A trade entered by hand that the terminal shows under the same ticket becomes the terminal's.
             old = {key: trade for key, trade in held.items() if trade.source is Source.TERMINAL or key in new}
             changes = diff(old, new)
@@ -806,6 +829,11 @@ def _user_of(row: sqlite3.Row) -> User:
         row["created_at"],
         row["expires_at"],
     )
+
+
+def _older(age_ms: int | None, as_of: int | None, now: int) -> int | None:
+    """An age as it is now: what was measured at `as_of` has been on its way since."""
+    return age_ms if age_ms is None or as_of is None else age_ms + max(0, now - as_of)
 
 
 def _with_known_age(trade: Trade, known: Trade | None, age_ms: int | None, now: int) -> Trade:

@@ -303,6 +303,7 @@ class Hub:
                 "seq": self._store.last_seq(),
                 "server_time": self._store.now_ms(),
                 "epoch": self._store.epoch,
+                "starts": self._store.starts,
                 "version": VERSION,
             }
         )

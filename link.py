@@ -125,14 +125,14 @@ class Listener(threading.Thread):
             return Lost(str(error)), False
         try:
             self._socket = connection
-            connection.settimeout(FIRST_BOOK_S)  # type: ignore[no-untyped-call]
+            connection.settimeout(FIRST_BOOK_S)
             while not self._stop_event.is_set():
                 code, data = connection.recv_data(control_frame=True)
                 if code == websocket.ABNF.OPCODE_CLOSE:
                     return self._closed(data, token), heard
                 if code == websocket.ABNF.OPCODE_TEXT:
                     if not heard:
-                        connection.settimeout(SILENCE_S)  # type: ignore[no-untyped-call]
+                        connection.settimeout(SILENCE_S)
                     self._inbox.put(Heard(decode(data), time.monotonic()))
                     heard = True
         except websocket.WebSocketTimeoutException:

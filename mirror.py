@@ -36,6 +36,15 @@ _SEQ: Final = whole(0, 2**62)
 CLOCK_WINDOW_S: Final = 60.0  # for so long (twice at most) the message with the least delay shows the server's time
 
 
+_NAME: Final = text(r"[A-Za-z0-9_-]{1,64}", "an identifier")
+
+
+def _starts(value: Any) -> list[tuple[str, int]]:
+    if type(value) is not list or not all(type(item) is list and len(item) == 2 for item in value):
+        raise ValueError("must be a list of pairs")
+    return [(_NAME(run), _SEQ(seq)) for run, seq in value]
+
+
 def _list_of_objects(value: Any) -> list[dict[str, Any]]:
     if type(value) is not list or not all(type(item) is dict for item in value):
         raise ValueError("must be a list of objects")
@@ -69,12 +78,13 @@ class Master:
 class Mirror:
     """The masters' books as far as the server has told them."""
 
-    def __init__(self, last_epoch: str = "", last_seq: int = 0) -> None:
-        """`last_epoch` and `last_seq` are what the ledger remembers from before the start."""
+    def __init__(self, last_epoch: str = "", last_seq: int = 0, last_run: str = "") -> None:
+        """`last_epoch`, `last_seq` and `last_run` are what the ledger remembers from before the start."""
         self.trades: dict[CopyKey, Held] = {}
         self.masters: dict[str, Master] = {}
         self.epoch = last_epoch
         self.seq = last_seq
+        self.run = last_run  # of the server, from one start to the next
         self.known = False  # a book has come since the start
         self.synced = False  # and everything since, over a connection that stands
         self.book_time = 0  # UTC ms by the server's clock: when it made the last whole book
@@ -126,14 +136,11 @@ class Mirror:
     def _book(self, message: Mapping[str, Any], now: float) -> None:
         found = read_fields(
             message,
-            {
-                "seq": _SEQ,
-                "epoch": text(r"[A-Za-z0-9_-]{1,64}", "an identifier"),
-                "server_time": TIME_MS,
-                "data": an_object,
-            },
+            {"seq": _SEQ, "epoch": _NAME, "server_time": TIME_MS, "data": an_object},
+            {"starts": _starts},
             others_allowed=True,
         )
+        starts = found.get("starts", [])
         data = read_fields(
             found["data"], {"masters": _list_of_objects, "trades": _list_of_objects}, others_allowed=True
         )
@@ -150,7 +157,7 @@ class Mirror:
             trades[(held.trade.master, *held.trade.key)] = held
 
         if found["epoch"] == self.epoch:
-            if found["seq"] < self.seq:
+            if found["seq"] < self.seq or self._unknown_to(starts):
                 self.went_back = {name: master.reported_at for name, master in masters.items()}
             for name, master in masters.items():  # other masters may have moved the number on meanwhile
                 known = self.masters.get(name)
@@ -172,7 +179,16 @@ class Mirror:
         self.masters, self.trades = masters, trades
         self._server_clock, self.book_received = clock, now
         self.epoch, self.seq, self.book_time = found["epoch"], found["seq"], found["server_time"]
+        self.run = starts[-1][0] if starts else ""
         self.known = self.synced = True
+
+    def _unknown_to(self, starts: list[tuple[str, int]]) -> bool:
+        """Whether this server database does not know of all that was heard: it is a backup, whatever it has numbered
+        since. `starts` are its last ones."""
+        runs = [run for run, _ in starts]
+        if not self.run or not runs or self.run == runs[-1]:
+            return False
+        return self.run not in runs or self.seq > starts[runs.index(self.run) + 1][1]
 
     def _change(self, message: Mapping[str, Any], now: float) -> bool:
         found = read_fields(

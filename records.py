@@ -119,6 +119,7 @@ class Post:
     key: str | None = None  # Idempotency-Key
     fingerprint: str = ""  # hash of what was posted, to compare under the same key
     detected_at: int | None = None
+    as_of: int | None = None  # UTC ms of this server's clock as the sender knows it: when ages were measured
     audience: int = 0  # connections that will be told, for the answer
 
     @property

@@ -11,6 +11,14 @@ CREATE TABLE state (
     next_ticket INTEGER NOT NULL                -- for trades that come without a ticket
 ) STRICT;
 
+-- The last starts of the server, and how far it had come: a follower that has heard more than was there at the next start
+-- knows by it that a backup was restored, whatever has been numbered since.
+CREATE TABLE starts (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    run    TEXT NOT NULL,                       -- made at each start
+    seq    INTEGER NOT NULL                     -- of the last change then
+) STRICT;
+
 -- A person or program that may log in. Nobody is ever deleted: trades, history and reports keep pointing here.
 CREATE TABLE users (
     id            INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 
 BOOK_EVERY_S: Final = 5.0
 WATCHED_S: Final = 2.0  # a quote that was not there at a look so young (or two polls) has just been made
+SERVER_CLOCK_WINDOW_S: Final = 60.0  # for so long (twice at most) the answer with the least delay shows its time
 GAP_S: Final = 10.0  # longer than any rest between two readings: the process slept
 FEW_CHANGES: Final = 3  # more than these at once go as one whole book, in one request
 LONGEST_REST_S: Final = 5.0  # between attempts to reach a server that is down
@@ -123,6 +124,8 @@ class Sender:
         self._rest_until = 0.0
         self._failures = 0
         self._broker_clock = BrokerClock(max(WATCHED_S, 2 * config.poll_ms / 1000))
+        self._server_clock = RemoteClock(SERVER_CLOCK_WINDOW_S)
+        self._measured_at = 0.0  # monotonic: when the ages were
         self._market_watch: set[str] | None = None
         self._last_good: float | None = None
         self._watching_since = 0.0  # readings have been good and close together since then
@@ -297,6 +300,7 @@ class Sender:
             if self._market_watch is None:
                 self._market_watch = self._terminal.market_watch()
             symbols |= self._market_watch
+        self._measured_at = now
         self._broker_clock.look(self._terminal.quote_times(symbols), now)
         broker_now = self._broker_clock.now_msc(now)
         gap = math.inf if self._last_good is None else now - self._last_good
@@ -360,7 +364,14 @@ class Sender:
         for trade in held:
             if trade.source is Source.TERMINAL and trade.key not in self._book:
                 self._book[trade.key] = trade
+        self._hears_time(answer)
         self._merged = True
+
+    def _hears_time(self, answer: Mapping[str, Any]) -> None:
+        """The server's clock: what is posted says when its ages were measured, so that a post that is long on its way
+        does not make a trade look young."""
+        if type(answer.get("server_time")) is int:
+            self._server_clock = self._server_clock.shown(answer["server_time"], self._clock.monotonic())
 
     # -- sending
 
@@ -376,6 +387,7 @@ class Sender:
             "session": self._session,
             "rev": self._next_rev(),
             "detected_at": int(self._clock.time() * 1000),
+            "as_of": self._server_clock.now_ms(self._measured_at),
             "trades": [trade_for_sender(trade, ages[key]) for key, trade in trades.items()],
             "account": {
                 "login": account.login,
@@ -392,6 +404,7 @@ class Sender:
         self._book = {**trades, **self._book}  # whatever comes of it, from now on the server may know of these
         answer = self._api.call("PUT", "/signal/book", body)
         log.log(level, "answered: seq %s, %s changes", answer.get("seq"), answer.get("changes"))
+        self._hears_time(answer)
         self._session = str(answer["session"])
         if news:
             self._ledger.acknowledge(whole=trades)
@@ -406,6 +419,7 @@ class Sender:
             "session": self._session,
             "rev": self._next_rev(),
             "detected_at": int(self._clock.time() * 1000),
+            "as_of": self._server_clock.now_ms(self._measured_at),
         }
         match change.type:
             case ChangeType.SIGNAL:

@@ -108,7 +108,8 @@ class FakeApi:
     status (refused), or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
         self.session: str | None = None
         self.sessions = 0
         self.rev = -1
@@ -133,10 +134,16 @@ class FakeApi:
             raise ApiDown(f"{method} {path}: no answer within the time allowed")
         return answer
 
+    def server_ms(self) -> int:
+        """The server's clock, which has nothing to do with the sender's."""
+        return 1_000_000_000 + int(self._clock.monotonic() * 1000)
+
     def _answer(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
         if what == "GET /signal/book":
-            return {"trades": [trade_for_client(trade, trade.volume) for trade in self.book.values()]}
+            trades = [trade_for_client(trade, trade.volume) for trade in self.book.values()]
+            return {"trades": trades, "server_time": self.server_ms()}
         body.pop("detected_at")
+        body.pop("as_of", None)
         session, rev = body.pop("session"), body.pop("rev")
         if session is None:
             assert what == "PUT /signal/book", "only a whole book begins a session"
@@ -154,7 +161,8 @@ class FakeApi:
                 reported = [trade_from_sender(item) for item in body["trades"]]
                 self.book = {trade.key: _named(trade) for trade, _ in reported}
                 self.ages |= {trade.key: age for trade, age in reported}
-                return {"session": self.session, "seq": 1, "changes": len(reported)}
+                answer = {"session": self.session, "seq": 1, "changes": len(reported)}
+                return {**answer, "server_time": self.server_ms()}
             case "POST /signal/broadcast":
                 trade, age = trade_from_sender(body)
                 if trade.key in self.book:

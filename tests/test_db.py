@@ -717,3 +717,15 @@ def test_threads_never_share_a_number(store: Store, master: User) -> None:
     for thread in threads:
         thread.join(30)
     assert sorted(found) == list(range(1, 101))
+
+
+def test_every_start_is_written_down_with_how_far_it_had_come(tmp_path: Path) -> None:
+    runs = []
+    for _ in range(25):
+        with contextlib.closing(Store(tmp_path / "server.db", HandClock())) as store:
+            runs.append(store.starts[-1])
+            assert store.starts == tuple(runs[-20:])
+    with contextlib.closing(Store(tmp_path / "server.db", HandClock(), guest=True)):
+        pass
+    with contextlib.closing(Store(tmp_path / "server.db", HandClock())) as store:
+        assert store.starts[-2] == runs[-1], "adduser is no start"

@@ -382,3 +382,57 @@ def test_a_trade_that_came_back_is_not_taken_for_closed_because_it_once_was(mirr
     mirror.apply(change("signal", 12, 11, trade(1)), NOW)
     mirror.apply(book(3), NOW)  # a backup from before the trade
     assert not mirror.speaks_for(HER, Source.TERMINAL, "e1")
+
+
+# --- messages that were long on their way -------------------------------------------------------------------------------
+
+
+def test_a_message_that_was_long_on_its_way_does_not_make_its_trade_look_young(mirror: Mirror) -> None:
+    mirror.apply(heartbeat(10), NOW + 0.0)
+    late = change("signal", 11, 10, trade(2))
+    assert not mirror.apply(late, NOW + 9)  # sent at NOW, as the server's time in it says
+    assert mirror.trades["anna", Kind.POSITION, 2].age_ms(NOW + 10) == 2_000 + 10_000
+
+
+def test_a_book_that_was_long_on_its_way_does_not_either_also_of_another_database(mirror: Mirror) -> None:
+    mirror.apply(book(1, trade(2), epoch="e2"), NOW + 9)
+    assert mirror.trades["anna", Kind.POSITION, 2].age_ms(NOW + 9) == 2_000 + 9_000
+
+
+def test_the_servers_clock_is_followed_when_it_is_set_back(mirror: Mirror) -> None:
+    for second in range(0, 200, 5):
+        behind = heartbeat(10) | {"server_time": SERVER_NOW + 1000 * second - 3_600_000}
+        mirror.apply(behind, NOW + second)
+    found = change("signal", 11, 10, trade(2, opened_at=SERVER_NOW - 3_600_000 + 195_000))
+    mirror.apply(found | {"server_time": SERVER_NOW - 3_600_000 + 196_000}, NOW + 196)
+    assert mirror.trades["anna", Kind.POSITION, 2].age_ms(NOW + 196) == 1_000
+
+
+# --- a database that was restored and has gone on ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("starts", "believed"),
+    [
+        pytest.param([["a", 0], ["b", 10]], True, id="started again where it was"),
+        pytest.param([["a", 0], ["b", 12]], True, id="started again later"),
+        pytest.param([["a", 0], ["b", 9]], False, id="less than was heard"),
+        pytest.param([["x", 0], ["b", 12]], False, id="never heard of that run"),
+        pytest.param([["a", 0]], True, id="the same run"),
+    ],
+)
+def test_a_restored_database_is_recognised_whatever_it_has_numbered_since(
+    starts: list[list[Any]], believed: bool
+) -> None:
+    mirror = Mirror()
+    mirror.apply(book(10, trade()) | {"starts": [["a", 0]]}, NOW)
+    mirror.apply(book(15) | {"starts": starts}, NOW + 1)  # without the trade, and with a higher number
+    assert mirror.speaks_for(HER, Source.TERMINAL, "e1") is believed
+    mirror.apply(book(15, masters={"anna": 101}) | {"starts": starts}, NOW + 6)  # her sender has reported to it
+    assert mirror.speaks_for(HER, Source.TERMINAL, "e1")
+
+
+def test_a_restored_database_is_recognised_after_a_restart_of_the_copier_too() -> None:
+    mirror = Mirror("e1", 10, "a")
+    mirror.apply(book(15) | {"starts": [["a", 0], ["b", 9]]}, NOW)
+    assert not mirror.speaks_for(HER, Source.TERMINAL, "e1")

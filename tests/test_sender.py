@@ -57,7 +57,7 @@ class Desk:
         self.person = Client(self.sim)
         assert self.person.initialize("x", login=1001, password="demo", server="Sim")
         self.person.sim_set_quote("EURUSD", 1.10000, 1.10010)
-        self.api = FakeApi()
+        self.api = FakeApi(self.clock)
         self.quotes_come = True
         self.start()
 
@@ -196,6 +196,7 @@ def test_a_new_position_is_told_at_the_next_poll_with_everything_about_it(desk: 
     body = dict(call[1])
     assert body.pop("age_ms") <= 1000 * POLL
     assert body.pop("detected_at") == int(desk.clock.time() * 1000)
+    assert body.pop("as_of") == desk.api.server_ms()
     assert (body.pop("session"), body.pop("rev") > 0) == ("session-1", True)
     assert body == {
         "ticket": ticket, "kind": "position", "symbol": "EURUSD", "action": "SELL", "volume": D("0.29"),
@@ -988,7 +989,7 @@ class Watchful(FakeApi):
     """Checks with every post what must never be told: the end of what is open, and an age that is too young."""
 
     def __init__(self, desk: Desk) -> None:
-        super().__init__()
+        super().__init__(desk.clock)
         self.desk = desk
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -1109,3 +1110,16 @@ def test_a_symbol_about_which_the_terminal_does_not_answer_holds_up_no_trade(fre
     fresh.poll(3)
     fresh.person.sim_clear_faults()
     assert fresh.api.book.keys() == {(Kind.POSITION, second)}
+
+
+# --- posts that are long on their way -----------------------------------------------------------------------------------
+
+
+def test_a_post_says_when_its_ages_were_measured_by_the_servers_clock(desk: Desk) -> None:
+    measured = desk.api.server_ms()
+    desk.open(0.1)
+    desk.open(0.2)
+    desk.api.while_serving = lambda: desk.clock.passes(4)  # each request is on its way for so long
+    desk.poll()
+    posts = [body for what, body in desk.api.calls if what == "POST /signal/broadcast"]
+    assert [0 <= body["as_of"] - measured <= 1000 * POLL for body in posts] == [True, True], "not when they were sent"

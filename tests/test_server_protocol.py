@@ -14,6 +14,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
 VARYING = {
     "access_token",
     "server_time",
+    "starts",
     "opened_at",
     "reported_at",
     "since",

@@ -3,6 +3,8 @@
 It is told what to do by lines on its standard input, and ends when that ends:
 
     latency 0.3       every piece of data that much later, in seconds
+    uneven 3          each connection has a delay of its own, up to so many seconds: requests overtake each other, also
+                      those of a sender that has died meanwhile
     black_hole 4      nothing passes; after so many seconds the connection is closed, 0 = never. What was sent meanwhile
                       arrives when the fault is over, as retransmission makes it
     reset             every connection ends with RST, new ones too
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import random
 import select
 import socket
 import struct
@@ -33,7 +36,7 @@ CHUNK: Final = 65_536
 PAUSE_BETWEEN_SLICES_S: Final = 0.001
 PATIENCE_S: Final = 10.0  # with a side that does not take its data, or does not answer the call
 
-FAULTS: Final = ("clear", "latency", "black_hole", "reset", "slow_close", "limit_data", "slicer", "down")
+FAULTS: Final = ("clear", "latency", "uneven", "black_hole", "reset", "slow_close", "limit_data", "slicer", "down")
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +129,7 @@ class Proxy:
     def _carry_between(self, near: socket.socket, far: socket.socket) -> None:
         """Raises `Cut`, or `OSError` when a side has gone."""
         known, since, replied = self.fault, time.monotonic(), 0
+        share = random.random()  # noqa: S311 - a delay
         while not self.stop.is_set():
             fault = self.fault
             if fault is not known:
@@ -146,6 +150,8 @@ class Proxy:
                     raise Cut
                 if fault.name == "latency":
                     self._wait(fault)
+                if fault.name == "uneven":
+                    self._wait(fault, share)
                 if fault.name == "limit_data" and source is far:
                     data = data[: max(0, int(fault.value) - replied)]
                     replied += len(data)
@@ -153,9 +159,9 @@ class Proxy:
                 if fault.name == "limit_data" and replied >= fault.value:
                     raise Cut
 
-    def _wait(self, fault: Fault) -> None:
+    def _wait(self, fault: Fault, share: float = 1.0) -> None:
         """As long as the fault says, or until it is over."""
-        until = time.monotonic() + fault.value
+        until = time.monotonic() + fault.value * share
         while self.fault is fault and time.monotonic() < until and not self.stop.wait(TURN_S / 4):
             pass
 

@@ -654,6 +654,18 @@ def test_a_copy_that_gets_another_ticket_is_still_followed(follower: Follower) -
     assert follower.positions == []
 
 
+def test_a_ticket_that_comes_back_after_its_end_is_not_copied_again(follower: Follower) -> None:
+    """S10: missed and visible in the book, where a second entry would be real money."""
+    trade = follower.master_opens(position(1))
+    follower.look()
+    follower.master_closes(trade)
+    follower.look()
+    follower.master_opens(position(1))
+    follower.passes(5)
+    assert follower.opened() == 1
+    assert follower.positions == []
+
+
 @pytest.mark.parametrize("kept", [0, 1, 3, 5])
 @pytest.mark.parametrize("outcome", ["none_after_fill", "timeout_late_fill"])
 def test_a_copy_is_followed_whatever_the_broker_leaves_of_its_comment(

@@ -130,7 +130,7 @@ class Comparison:
         for position, deals in client.deals.items():
             if (ticket := self._copied_by(tags, deals[0], position)) is not None:
                 self.positions[ticket].append(position)
-        for order in (*client.orders.values(), *client.old_orders.values()):
+        for order in {**client.orders, **client.old_orders}.values():  # one that ended meanwhile was read twice
             if (ticket := self._copied_by(tags, order, order.ticket)) is not None:
                 self.orders[ticket].append(order)
 

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -158,6 +159,17 @@ def test_a_pending_order_taken_back_too_early_is_found(pair: Pair) -> None:
     assert pair.finds() == []
     pair._send(pair.client, action=8, order=copy)
     assert pair.finds() == ["false close", "missing"]
+
+
+def test_a_pending_order_that_ends_while_it_is_read_is_one_order(pair: Pair) -> None:
+    ticket = pair.places(pair.master)
+    copy = pair.places(pair.client, magic=MAGIC, comment=tag_of(("master_user", Kind.ORDER, ticket)))
+    before = Shown.of(SimpleNamespace(mt5=pair.client))
+    pair._send(pair.master, action=8, order=ticket)
+    pair._send(pair.client, action=8, order=copy)
+    client, master = (Shown.of(SimpleNamespace(mt5=mt5)) for mt5 in (pair.client, pair.master))
+    both = replace(client, orders=before.orders)
+    assert Comparison(master, both, "master_user", Decimal("0.5"), MAGIC).broken_promises() == []
 
 
 def test_a_copy_that_was_never_reported_is_found(pair: Pair) -> None:

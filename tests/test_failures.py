@@ -264,13 +264,17 @@ def test_a_server_database_put_back_from_an_old_copy_doubles_nothing_and_closes_
         chain.restart("server")
         chain.master_opens(0.6)
         chain.agrees("a third trade")
-        chain.kill("server")
+        for part in ("sender", "server"):
+            chain.kill(part)
         for file in tmp_path.glob("server.db*"):
             file.unlink()
         for file in backup.iterdir():
             shutil.copy(file, tmp_path)
         chain.master_closes(goes)
+        heard = (tmp_path / "copier.out").read_text().count("settings")
         chain.restart("server")
+        chain.wait(lambda: (tmp_path / "copier.out").read_text().count("settings") > heard, "the copier to be back")
+        chain.restart("sender")
         chain.agrees("after the server began with an old copy of its database")
         chain.master_opens(0.8, buy=False)
         chain.agrees("and copying goes on")
@@ -593,6 +597,45 @@ def test_the_newest_ledger_goes_on_after_a_restart_and_opens_what_is_young(follo
     follower.sends_book()
     follower.look()
     assert follower.state(3) == "open"
+
+
+def test_a_new_ledger_is_not_taken_for_an_old_one_because_of_orders_from_before_it_began(follower: Follower) -> None:
+    """C22b: what the rule must not cost."""
+    trade = follower.master_opens(position(1))
+    follower.look()
+    follower.master_closes(trade)
+    follower.look()
+    follower.lose_ledger()
+    follower.sends_book()
+    follower.look()
+    follower.master_opens(position(2, "SELL"))
+    follower.look()
+    follower.kill()
+    follower.master_opens(position(3))
+    starts(follower)
+    follower.sends_book()
+    follower.look()
+    assert [follower.state(ticket) for ticket in (2, 3)] == ["open", "open"]
+
+
+def test_a_ledger_is_not_taken_for_an_old_one_because_the_copier_was_killed_after_an_order(follower: Follower) -> None:
+    """C22b: what the rule must not cost."""
+    send = follower.terminal.open
+
+    def killed(*args: Any, **more: Any) -> None:
+        send(*args, **more)
+        raise Killed
+
+    follower.terminal.open = killed  # type: ignore[method-assign,assignment]
+    follower.master_opens(position(1))
+    with pytest.raises(Killed):
+        follower.look()
+    follower.kill()
+    follower.master_opens(position(2, "SELL"))
+    starts(follower)
+    follower.sends_book()
+    follower.look()
+    assert [follower.state(ticket) for ticket in (1, 2)] == ["open", "open"]
 
 
 def test_a_history_that_cannot_be_read_at_the_start_may_hide_an_old_ledger(follower: Follower) -> None:

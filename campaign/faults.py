@@ -8,6 +8,7 @@ what happened in it, line by line. `--kills` tries a kill at every single bounda
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,13 +118,24 @@ def _one(job: tuple[int, int, int | None]) -> Result:
 
 
 def run_all(
-    jobs: Iterator[tuple[int, int, int | None]], *, until: float, stop_at_first: bool, quiet: bool = False
+    jobs: Iterator[tuple[int, int, int | None]],
+    *,
+    until: float,
+    stop_at_first: bool,
+    quiet: bool = False,
+    processes: int | None = None,
 ) -> Result:
-    """The jobs on all cores, as long as there is time (monotonic seconds)."""
+    """The jobs on all cores (or so many `processes`; 1 = in this one, in order), as long as there is time (monotonic
+    seconds)."""
     total = Result()
     said = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        for result in pool.imap_unordered(_one, _in_time(jobs, until), chunksize=4):
+    with contextlib.ExitStack() as stack:
+        timely = _in_time(jobs, until)
+        results: Iterable[Result] = map(_one, timely)
+        if processes != 1:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes or os.cpu_count()))
+            results = pool.imap_unordered(_one, timely, chunksize=4)
+        for result in results:
             total.add(result)
             for seed, kill_at, found in result.broken:
                 if len(total.broken) <= SHOWN:
@@ -133,8 +145,7 @@ def run_all(
                 said = time.monotonic()
                 print(f"{total.trials} trials, {len(total.broken)} violations", flush=True)
             if stop_at_first and total.broken:
-                pool.terminate()
-                break
+                break  # leaving the pool ends its processes
     return total
 
 
@@ -182,6 +193,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--replay", type=int, metavar="SEED", help="tell what happened in one trial")
     parser.add_argument("--kill-at", type=int, default=0, metavar="N", help="with --replay: kill at the Nth boundary")
     parser.add_argument("--stop-at-first", action="store_true", help="end at the first violation")
+    parser.add_argument("--jobs", type=int, metavar="N", help="so many at once (default: as many as there are cores)")
     options = parser.parse_args(argv)
     if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets must be the same each time a seed is tried
         command = [sys.executable, "-m", "campaign.faults", *argv]
@@ -199,7 +211,9 @@ def main(argv: Sequence[str]) -> int:
     else:
         print(f"schedules {options.seed} to {options.seed + options.schedules - 1}")
         jobs = schedules(options.seed, options.schedules)
-    result = run_all(jobs, until=began + options.minutes * 60, stop_at_first=options.stop_at_first)
+    result = run_all(
+        jobs, until=began + options.minutes * 60, stop_at_first=options.stop_at_first, processes=options.jobs
+    )
     print(table(result, time.monotonic() - began))
     return 1 if result.broken else 0
 

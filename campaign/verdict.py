@@ -32,6 +32,7 @@ def violations(world: World) -> list[str]:
         *_closed_wrongly(world),
         *_not_closed(world),
         *_not_alike(world),
+        *_not_followed(world),
         *_without_reason(world),
         *_foreign_touched(world),
         *_undecided(world),
@@ -167,6 +168,16 @@ def _not_alike(world: World) -> list[str]:
                 f"SL {master.sl} TP {master.tp}"
             )
     return found
+
+
+def _not_followed(world: World) -> list[str]:
+    """An open copy of an open trade that the copier does not know of: nobody would close it with its master."""
+    known = {copy.client_ticket for copy in world.ledger.values() if copy.state not in ENDED}
+    return [
+        f"nobody follows #{identifier}, the copy of the master's #{trade.ticket}"
+        for identifier, trade in Copied(world).master_of.items()
+        if trade.ended is None and identifier not in known and position_of(world.client_broker, identifier) is not None
+    ]
 
 
 def _without_reason(world: World) -> list[str]:

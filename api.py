@@ -44,7 +44,7 @@ from bodies import (
     reported_trade,
     within,
 )
-from db import LastAdmin, NameTaken, Store, Unavailable
+from db import ANY_SESSION, LastAdmin, NameTaken, Store, Unavailable
 from hub import TRY_LATER, VERSION, Connection, Hub, change_message, view_of
 from records import Clock, Outcome, Post, Role, User
 from signals import (
@@ -319,8 +319,10 @@ class Api:
         found = read_fields(
             body,
             {"session": or_null(SESSION), "rev": REV, "trades": list_of_objects(BOOK_LIMIT), "account": an_object},
-            {"detected_at": or_null(TIME_MS), "as_of": or_null(TIME_MS)},
+            {"detected_at": or_null(TIME_MS), "as_of": or_null(TIME_MS), "replaces": or_null(SESSION)},
         )
+        if "replaces" in found and found["session"] is not None:
+            raise BadField("replaces", "is for the beginning of a session, with session null")
         account = within("account", found["account"], ACCOUNT, {})
         trades = [reported_trade(index, item) for index, item in enumerate(found["trades"])]
         keys = Counter(trade.key for trade, _ in trades)
@@ -329,12 +331,19 @@ class Api:
         reply = self._publish(
             caller,
             lambda _audience: self._store.report_book(
-                caller, found["session"], found["rev"], trades, account, found.get("detected_at"), found.get("as_of")
+                caller,
+                found["session"],
+                found["rev"],
+                trades,
+                account,
+                found.get("detected_at"),
+                found.get("as_of"),
+                found.get("replaces", ANY_SESSION),
             ),
             report=True,
         )
         g.quiet = reply[0] == 200 and not reply[1]["changes"] and found["session"] is not None
-        return reply[0], {**reply[1], "server_time": self._store.now_ms()}
+        return reply if reply[0] >= 400 else (reply[0], {**reply[1], "server_time": self._store.now_ms()})
 
     def book(self, caller: User) -> Reply:
         """What the server knows of a master's book, for a sender that starts."""

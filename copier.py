@@ -181,8 +181,9 @@ class Copier:
             self._missing_since.clear()
             self._mirror.synced = False
             self._ask_for_book(began)
-        if self._mirror.went_back and began - self._mirror.book_received >= ASK_AGAIN_S:
-            # Their next report to the restored database is told in no message of its own.
+        incomplete = self._mirror.synced and not self._settings_heard
+        if (self._mirror.went_back or incomplete) and began - self._mirror.book_received >= ASK_AGAIN_S:
+            # The masters' next report to a restored database is told in no message of its own; settings may be lost.
             self._ask_for_book(began)
         try:
             return self._look(began)

@@ -63,6 +63,7 @@ OFFLINE_AFTER_MS: Final = 15_000  # a master whose sender has not reported its b
 # followers wait. `PRAGMA integrity_check` in the sqlite3 program, on a copy, checks the rest.
 CHECKED_WHOLE: Final = 64 << 20
 CHECKED_TABLES: Final = ("state", "starts", "users", "configs", "senders", "trades")
+ANY_SESSION: Final = ""  # begin a session whatever was before
 STARTS_KEPT: Final = 20  # a follower that was away for more of them waits for the masters' next report
 SCHEMA_FILE: Final = Path(__file__).resolve().parent / "schema.sql"
 
@@ -533,12 +534,14 @@ class Store:
         account: Mapping[str, Any],
         detected_at: int | None = None,
         as_of: int | None = None,
+        replaces: str | None = ANY_SESSION,
     ) -> Outcome:
         """Replace what the master's terminal holds by `trades` (each with its age in ms, None = unknown).
 
         `as_of` is when the ages were measured, by this server's clock as the sender knows it (UTC ms).
 
-        `session` None begins a session and supersedes the one before. Trades of other sources stay as they are.
+        `session` None begins a session and supersedes the one before, which must be `replaces` (None = there was none):
+        so a request that comes late cannot undo a newer one. Trades of other sources stay as they are.
         """
         with self._writing() as now:
             post = Post(session, rev, detected_at=detected_at)
@@ -546,6 +549,8 @@ class Store:
                 refused = self._admit(master, post, {"session": session, "changes": 0})
                 if refused is not None:
                     return refused
+            elif replaces != ANY_SESSION and replaces != self._session_of(master):
+                return refusal(409, "stale", "another session has begun meanwhile: read the book again")
             begun = session or self._new_session(master, now)
             self._report_received(master, begun, rev, account, now)
             held = {trade.key: trade for trade in self._book_of(master)}
@@ -570,6 +575,10 @@ class Store:
             log.info("database: sender of %s began a session with %d trades", master.username, len(new))
         _log_entries(entries)
         return Outcome(200, {"session": begun, "seq": seq, "changes": len(entries)}, entries)
+
+    def _session_of(self, master: User) -> str | None:
+        sender = self.sender_of(master.id)
+        return None if sender is None else sender.session
 
     def _new_session(self, master: User, now: int) -> str:
         """Sessions of a master sort in the order in which they began, so that a newer one than ours is recognised."""

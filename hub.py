@@ -313,11 +313,13 @@ class Hub:
         return encode({"type": "config", "data": self._store.config_of(user.id).as_message()}).encode()
 
     def _send_book(self, member: Member) -> None:
-        frame = self._book_frame(member.view)
+        """All that a connection is told first: what has asked for it may have missed any of it."""
+        frame, config = self._book_frame(member.view), self._config_frame(member.user)
         with self._list:
             member.wants_book = False
             if member.connection in self._members:
                 member.connection.send_frame(frame)
+                member.connection.send_frame(config)
 
     # --- what changed about users ------------------------------------------------------------------------------------
 

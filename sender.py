@@ -118,6 +118,7 @@ class Sender:
         self._book: dict[Key, Trade] = ledger.acknowledged()
         self._merged = False  # the server's own book was added to it, so that a lost ledger forgets nothing
         self._session: str | None = None
+        self._replaces: str | None = None  # the session that ours begins after
         self._rev = 0
         self._whole_book_due = True
         self._last_book = 0.0
@@ -212,8 +213,9 @@ class Sender:
 
     def _failed(self, error: ApiDown | ApiRefused) -> None:
         """Whatever a failed request did or did not do at the server, the whole book settles it."""
-        if isinstance(error, ApiRefused) and error.code == "no_session":
-            self._session = None  # the server's database was lost or restored
+        if isinstance(error, ApiRefused) and error.code in ("no_session", "stale"):
+            # The server's database was lost or restored; or a beginning of ours whose answer was lost has arrived.
+            self._session, self._merged = None, False
         elif isinstance(error, ApiRefused) and error.status == 409:
             raise Superseded(
                 f"another sender has taken over this master ({error}). Two senders would contradict each other, so "
@@ -365,6 +367,7 @@ class Sender:
             if trade.source is Source.TERMINAL and trade.key not in self._book:
                 self._book[trade.key] = trade
         self._hears_time(answer)
+        self._replaces = answer.get("session")
         self._merged = True
 
     def _hears_time(self, answer: Mapping[str, Any]) -> None:
@@ -398,6 +401,8 @@ class Sender:
                 "margin_mode": int(account.margin_mode),
             },
         }
+        if self._session is None:
+            body["replaces"] = self._replaces  # so that this request, if it comes late, undoes nothing newer
         level = logging.INFO if loud else logging.DEBUG
         log.log(level, "PUT /signal/book: %d trades", len(trades))
         news = self._whole_book_due or bool(diff(self._book, trades))

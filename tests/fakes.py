@@ -141,12 +141,14 @@ class FakeApi:
     def _answer(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
         if what == "GET /signal/book":
             trades = [trade_for_client(trade, trade.volume) for trade in self.book.values()]
-            return {"trades": trades, "server_time": self.server_ms()}
+            return {"session": self.session, "trades": trades, "server_time": self.server_ms()}
         body.pop("detected_at")
         body.pop("as_of", None)
         session, rev = body.pop("session"), body.pop("rev")
         if session is None:
             assert what == "PUT /signal/book", "only a whole book begins a session"
+            if body.pop("replaces", self.session) != self.session:
+                raise ApiRefused(409, "stale", "another session has begun meanwhile")
             self.sessions += 1
             self.session, self.rev = f"session-{self.sessions}", rev
         elif session != self.session:

@@ -324,3 +324,35 @@ def test_another_magic_number_is_taken_when_no_copy_is_open_any_more(follower: F
     at_once = threading.Event()
     at_once.set()
     assert run(replace(follower.config(), magic=ANOTHER_MAGIC), at_once) == 0
+
+
+def test_settings_that_were_lost_on_the_way_are_asked_for(make: Make) -> None:
+    follower = make()
+    follower.disconnects()
+    follower.sends_book(silent=True)  # the message after the book does not arrive
+    follower.look()
+    asked = follower.link.syncs
+    follower.passes(6)
+    assert follower.link.syncs == asked + 1
+    follower.sends_book()
+    follower.master_opens(position(1))
+    follower.look()
+    assert follower.state(1) == "open"
+
+
+def test_a_restored_database_is_asked_again_until_its_masters_have_reported(make: Make) -> None:
+    follower = make()
+    trade = follower.master_opens(position(1))
+    follower.look()
+    follower.book.clear()  # the backup does not know the trade, and the master has closed it meanwhile
+    follower.server_seq = 0
+    follower.sends_book()
+    follower.passes(4)
+    assert follower.state(trade.ticket) == "open", "not yet: its sender has not reported to the restored database"
+    asked = follower.link.syncs
+    follower.passes(3)
+    assert follower.link.syncs == asked + 1
+    follower.masters["master_user"]["reported_at"] = 99
+    follower.sends_book()
+    follower.look()
+    assert follower.state(trade.ticket) == "closed"

@@ -1123,3 +1123,16 @@ def test_a_post_says_when_its_ages_were_measured_by_the_servers_clock(desk: Desk
     desk.poll()
     posts = [body for what, body in desk.api.calls if what == "POST /signal/broadcast"]
     assert [0 <= body["as_of"] - measured <= 1000 * POLL for body in posts] == [True, True], "not when they were sent"
+
+
+def test_a_beginning_whose_answer_was_lost_is_found_out_and_begun_anew(desk: Desk) -> None:
+    desk.restart()
+    desk.open(0.1)
+    desk.api.said()
+    desk.api.faults = [None, "lost"]
+    desk.poll(120)
+    assert desk.api.said()[:5] == [
+        "GET /signal/book", "PUT /signal/book", "PUT /signal/book", "GET /signal/book", "PUT /signal/book",
+    ]  # fmt: skip  the second beginning names the session from before the first, which has arrived
+    assert desk.api.sessions == 3
+    assert len(desk.api.book) == 1

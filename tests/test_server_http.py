@@ -296,6 +296,18 @@ def test_a_sender_reports_its_book_and_posts_with_its_session(master: Caller) ->
     assert master.get("/signals")["signals"][2]["detected_at"] == 1_790_000_000_123
 
 
+def test_the_beginning_of_a_session_that_comes_late_undoes_nothing(master: Caller) -> None:
+    began_after = master.get("/signal/book")["session"]
+    late = {"session": None, "rev": 1, "trades": [], "account": ACCOUNT, "replaces": began_after}
+    newer = master.call("PUT", "/signal/book", {**late, "trades": [report(1)]}).json()["session"]
+    assert error(master.call("PUT", "/signal/book", late)) == (409, "stale")
+    book = master.get("/signal/book")
+    assert (book["session"], [t["ticket"] for t in book["trades"]]) == (newer, [1])
+    assert master.call("PUT", "/signal/book", {**late, "replaces": newer}).status_code == 200
+    wrong = master.call("PUT", "/signal/book", {**late, "session": newer, "rev": 9})
+    assert wrong.json()["error"]["field"] == "replaces"
+
+
 def test_a_superseded_sender_gets_409_everywhere(master: Caller) -> None:
     old = master.put_book(None, 1, report(1))["session"]
     master.put_book(None, 1, report(1))

@@ -15,6 +15,7 @@ from campaign.world import MAGIC, MAX_AGE_S, MULTIPLIER, START, UTC_OFFSET_S, Tr
 from copies import State, tag_of
 from link import FIRST_BOOK_S
 from signals import Kind
+from sim_account import Deal
 
 D = Decimal
 STEP: Final = D("0.01")
@@ -34,6 +35,7 @@ def violations(world: World) -> list[str]:
         *_not_alike(world),
         *_not_followed(world),
         *_without_reason(world),
+        *_not_told(world),
         *_foreign_touched(world),
         *_undecided(world),
     ]
@@ -99,7 +101,7 @@ def _closed_wrongly(world: World) -> list[str]:
     found = []
     copied = Copied(world)
     broker = world.client_broker
-    by_position: dict[int, list[object]] = defaultdict(list)
+    by_position: dict[int, list[Deal]] = defaultdict(list)
     for deal in broker.account.deals.items:
         if deal.position_id in copied.master_of:
             by_position[deal.position_id].append(deal)
@@ -195,6 +197,21 @@ def _without_reason(world: World) -> list[str]:
             found.append(f"no copy, and the server was not told why: master #{ticket} ({reasons})")
         else:
             world.counts[f"skipped: {reasons[0]}"] += 1
+    return found
+
+
+def _not_told(world: World) -> list[str]:
+    """The server must have a report of every copy that was made, and of every end."""
+    if world.ledger_lost or world.reports_lost or not world.server.alive:
+        return []
+    told = {(report["ticket"], report["event"]) for report in world.reports()}
+    tickets = {ticket for ticket, _ in told}
+    ends = ("closed", "closed_by_client", "cancelled")
+    found = [f"the server was not told of the copy of #{x}" for x in Copied(world).positions if x not in tickets]
+    for copy in world.ledger.values():
+        ended = copy.state in (State.CLOSED, State.CLOSED_BY_CLIENT) and copy.client_ticket
+        if ended and not any((copy.ticket, event) in told for event in ends):
+            found.append(f"the server was not told of the end of {copy.key}, #{copy.client_ticket}")
     return found
 
 

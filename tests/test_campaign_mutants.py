@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from campaign.mutants import MUTANTS, Mutant
-from campaign.mutate import ROOT, Moved, changed, fastest, fate_of, main, row
+from campaign.mutate import ROOT, Moved, changed, fastest, fate_of, main, row, without_change
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -38,6 +38,7 @@ def test_unknown_name_is_refused() -> None:
 
 
 def test_fastest_are_caught() -> None:
+    assert without_change(mutant.seed for mutant in fastest(15)) == ""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         fates = list(pool.map(lambda mutant: fate_of(mutant, 150), fastest(15)))
     assert len(fates) == 15

@@ -231,7 +231,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "disconnected terminal believed",
         (("terminal.py", "if not terminal.connected:", "if False:"),),
         "What a terminal shows without its broker is not a reading.",
-        unseen="the simulated terminal shows the right account while it is disconnected",
+        seed=15250,
     ),
     Mutant(
         "other account believed",

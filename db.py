@@ -153,12 +153,8 @@ class Store:
     def _record_start(self) -> tuple[tuple[str, int], ...]:
         """(run, last seq then) of the last starts, this one at the end."""
         with self._writing():
-            self._db.execute(
-                "INSERT INTO starts (run, seq) VALUES (?, ?)", (secrets.token_hex(8), self.last_seq())
-            )
-            self._db.execute(
-                "DELETE FROM starts WHERE number <= (SELECT max(number) FROM starts) - ?", (STARTS_KEPT,)
-            )
+            self._db.execute("INSERT INTO starts (run, seq) VALUES (?, ?)", (secrets.token_hex(8), self.last_seq()))
+            self._db.execute("DELETE FROM starts WHERE number <= (SELECT max(number) FROM starts) - ?", (STARTS_KEPT,))
             rows = self._all("SELECT run, seq FROM starts ORDER BY number")
         return tuple((row["run"], row["seq"]) for row in rows)
 

@@ -166,9 +166,7 @@ class Mirror:
         elif self.epoch:  # a new database, or a backup of an older one: what it says of reports may be long past
             self.went_back = {name: master.reported_at for name, master in masters.items() if master.reported_at}
         self.went_back = {
-            name: then
-            for name, then in self.went_back.items()
-            if name in masters and masters[name].reported_at == then
+            name: then for name, then in self.went_back.items() if name in masters and masters[name].reported_at == then
         }
         # The time at the sender is not in the book; keep what an earlier message said.
         for key, held in trades.items():

@@ -71,6 +71,16 @@ TASKS = {
         DEVELOPMENT,
         (("-m", "pytest", ARGS),),
     ),
+    "campaign": Task(
+        "long trials under faults: campaign faults, campaign kills (--help after each)",
+        DEVELOPMENT,
+        (("-m", "campaign", ARGS),),
+    ),
+    "mutate": Task(
+        "take rules out of the program one at a time; the trials must notice: mutate faults",
+        DEVELOPMENT,
+        (("-m", "campaign.mutate", ARGS),),
+    ),
     "lint": Task(
         "check style and types",
         DEVELOPMENT,

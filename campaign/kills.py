@@ -184,9 +184,9 @@ class Campaign:
         self.findings: dict[Finding, None] = {}  # each once, in the order in which they were found
         self.reports: list[dict[str, Any]] = []
         self.compared: Comparison | None = None
-        self.trader = MasterTrader(random.Random(seed + 1))  # noqa: S311 - what a simulated master does
-        self._chance = random.Random(seed)  # noqa: S311 - whom to kill, and when
-        self._weather = random.Random(seed + 2)  # noqa: S311 - of the network
+        self.trader = MasterTrader(random.Random(seed + 1))
+        self._chance = random.Random(seed)
+        self._weather = random.Random(seed + 2)
         self._accounts: dict[str, Account] = {}
         self._api = Api(ApiSettings(parts.url, "admin", PASSWORDS["admin"], ""))
         self._network_changes_at = 0.0

@@ -129,7 +129,7 @@ class Proxy:
     def _carry_between(self, near: socket.socket, far: socket.socket) -> None:
         """Raises `Cut`, or `OSError` when a side has gone."""
         known, since, replied = self.fault, time.monotonic(), 0
-        share = random.random()  # noqa: S311 - a delay
+        share = random.random()
         while not self.stop.is_set():
             fault = self.fault
             if fault is not known:

@@ -498,7 +498,7 @@ FAULTS: Final[dict[str, Happening]] = {
 
 def drawn(seed: int, *, seconds: float = 30.0, faults: int | None = None) -> list[Event]:
     """The events of a trial, in order."""
-    draw = random.Random(f"schedule {seed}")  # noqa: S311
+    draw = random.Random(f"schedule {seed}")
     names, acts, weights = zip(*TRADING, strict=True)
     events = [
         Event(draw.uniform(1.0, seconds), names[i], draw.getrandbits(32), acts[i])

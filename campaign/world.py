@@ -370,7 +370,7 @@ class World:
     """One system and what happens to it. `tick()` is half a second."""
 
     def __init__(self, seed: int, folder: Path, *, kill_at: int = 0, trace: bool = False) -> None:
-        self.random = random.Random(f"world {seed}")  # noqa: S311
+        self.random = random.Random(f"world {seed}")
         self.folder = folder
         self.clock = WorldClock()
         self.kill_at = kill_at
@@ -453,11 +453,12 @@ class World:
             if only is not None and broker is not only:
                 continue
             broker.market.frozen = True
-            for symbol, (price, spread) in SYMBOLS.items():
-                if name and symbol != name:
-                    continue
+            moved = [name] if name else list(SYMBOLS)
+            for symbol in moved:
+                price, spread = SYMBOLS[symbol]
                 bid = price + D(points or self.random.randint(-5, 5)) * D("0.00001")
-                broker.set_quote(symbol, bid, bid + spread)
+                broker.market.set_quote(symbol, bid, bid + spread, broker.now_msc())
+            broker.settle(moved)
 
     def _foreign_position(self) -> None:
         self.client_broker.send(_deal("EURUSD", D("0.10"), t.ORDER_TYPE_BUY, magic=FOREIGN_MAGIC))
@@ -797,8 +798,10 @@ class World:
 
     def reports(self) -> list[dict[str, Any]]:
         """What the copiers have told the server."""
+        if not self.server.alive:
+            return []
         store: Store = self.server.objects.store
-        return store.executions_after(0, 1_000_000) if self.server.alive else []
+        return store.executions_after(0, 1_000_000)
 
     def close(self) -> None:
         for part in self.parts():

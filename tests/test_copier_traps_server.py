@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from chain import ROOT
-from follower import MAGIC, D, Follower, position
+from follower import MAGIC, D, Follower, Make, position
 
 from api_client import Api
 from config import ApiSettings

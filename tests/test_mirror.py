@@ -71,7 +71,7 @@ def tickets(mirror: Mirror) -> list[int]:
     return sorted(ticket for _, _, ticket in mirror.trades)
 
 
-# --- numbering --------------------------------------------------------------------------------------------------------
+# --- numbering -----------------------------------------------------------------------------------------------------
 
 
 def test_before_the_first_book_nothing_is_known_and_every_message_asks_for_it() -> None:
@@ -173,7 +173,7 @@ def test_fields_of_a_newer_server_are_passed_over(mirror: Mirror) -> None:
     assert tickets(mirror) == [1, 2]
 
 
-# --- ages -------------------------------------------------------------------------------------------------------------
+# --- ages ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_age_is_the_servers_at_receipt_and_monotonic_from_then_on(mirror: Mirror) -> None:
@@ -215,7 +215,7 @@ def test_the_time_of_detection_survives_a_book(mirror: Mirror) -> None:
     assert mirror.trades[HER].detected_at == 0
 
 
-# --- whose absence is known -------------------------------------------------------------------------------------------
+# --- whose absence is known ----------------------------------------------------------------------------------------
 
 
 def test_a_master_that_has_reported_to_this_database_is_believed(mirror: Mirror) -> None:
@@ -311,7 +311,7 @@ def test_a_master_that_no_book_has_named_is_not_believed_before_the_book_comes(m
     assert not mirror.synced
 
 
-# --- garbage ----------------------------------------------------------------------------------------------------------
+# --- garbage -------------------------------------------------------------------------------------------------------
 
 GARBAGE: list[Any] = [None, True, -1, 10**30, 1.5, D("1e999"), "", "x" * 70, "\ud800", [], [1], [[]], {}, {"a": 1}]
 
@@ -392,7 +392,7 @@ def test_a_trade_that_came_back_is_not_taken_for_closed_because_it_once_was(mirr
     assert not mirror.speaks_for(HER, Source.TERMINAL, "e1")
 
 
-# --- messages that were long on their way -------------------------------------------------------------------------------
+# --- messages that were long on their way ----------------------------------------------------------------------------
 
 
 def test_a_message_that_was_long_on_its_way_does_not_make_its_trade_look_young(mirror: Mirror) -> None:
@@ -416,7 +416,7 @@ def test_the_servers_clock_is_followed_when_it_is_set_back(mirror: Mirror) -> No
     assert mirror.trades["anna", Kind.POSITION, 2].age_ms(NOW + 196) == 1_000
 
 
-# --- a database that was restored and has gone on ------------------------------------------------------------------------
+# --- a database that was restored and has gone on ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ SOURCE = Path(run.__file__).resolve().parent
 DEMO = """
 import importlib.metadata, os, sys, time
 if "sleep" in sys.argv:
-    print("started", os.getpid(), flush=True)
     try:
+        print("started", os.getpid(), flush=True)
         time.sleep(600)
     except KeyboardInterrupt:
         print("cleaned up", flush=True)

@@ -161,7 +161,7 @@ def desk(fresh: Desk) -> Desk:
     return fresh.settled()
 
 
-# --- telling ----------------------------------------------------------------------------------------------------------
+# --- telling -------------------------------------------------------------------------------------------------------
 
 
 def test_the_first_thing_said_is_the_whole_book(fresh: Desk) -> None:
@@ -314,7 +314,7 @@ def test_it_never_trades_and_needs_no_more_than_the_investor_password(desk: Desk
     assert desk.api.said() == ["POST /signal/broadcast", "POST /signal/close"]
 
 
-# --- a server that fails ----------------------------------------------------------------------------------------------
+# --- a server that fails -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", ["down", "lost", 401, 404, 413, 422, 500])
@@ -399,7 +399,7 @@ def test_a_full_disk_stops_nothing_but_is_an_error_until_there_is_room(desk: Des
     assert desk.ledger.acknowledged().keys() == desk.api.book.keys()
 
 
-# --- vanished positions -----------------------------------------------------------------------------------------------
+# --- vanished positions --------------------------------------------------------------------------------------------
 
 
 def test_a_close_with_its_deals_is_told_at_once(desk: Desk) -> None:
@@ -575,7 +575,7 @@ def test_a_terminal_that_is_gone_closes_nothing_and_is_connected_again(desk: Des
     assert desk.server_agrees()
 
 
-# --- pending orders ---------------------------------------------------------------------------------------------------
+# --- pending orders ------------------------------------------------------------------------------------------------
 
 
 def test_a_pending_order_is_told_moved_and_cancelled(desk: Desk) -> None:
@@ -684,7 +684,7 @@ def test_a_market_order_on_its_way_is_no_pending_order(desk: Desk, caplog: pytes
     assert "cannot be copied" not in caplog.text
 
 
-# --- restarts ---------------------------------------------------------------------------------------------------------
+# --- restarts ------------------------------------------------------------------------------------------------------
 
 
 def test_a_restart_tells_what_happened_meanwhile(desk: Desk) -> None:
@@ -762,7 +762,7 @@ def test_nothing_is_said_before_the_server_has_told_what_it_knows(desk: Desk, fa
     assert desk.server_agrees()
 
 
-# --- ages -------------------------------------------------------------------------------------------------------------
+# --- ages ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_position_opened_before_the_sender_began_has_its_true_age(fresh: Desk) -> None:
@@ -936,7 +936,7 @@ def test_two_clocks_that_drift_apart_for_two_weeks_do_not_make_trades_old_or_you
         assert known is None or abs(known - now * rate * 1000) < 100
 
 
-# --- what cannot be said ----------------------------------------------------------------------------------------------
+# --- what cannot be said -------------------------------------------------------------------------------------------
 
 
 def test_a_trade_that_the_wire_does_not_take_is_left_out_loudly_and_the_others_go_on(
@@ -982,7 +982,7 @@ def test_a_comment_never_keeps_a_trade_from_being_copied(desk: Desk, comment: st
     assert desk.api.book[Kind.POSITION, ticket].comment.startswith(comment[:3])
 
 
-# --- everything at once -----------------------------------------------------------------------------------------------
+# --- everything at once --------------------------------------------------------------------------------------------
 
 
 class Watchful(FakeApi):
@@ -1112,7 +1112,7 @@ def test_a_symbol_about_which_the_terminal_does_not_answer_holds_up_no_trade(fre
     assert fresh.api.book.keys() == {(Kind.POSITION, second)}
 
 
-# --- posts that are long on their way -----------------------------------------------------------------------------------
+# --- posts that are long on their way --------------------------------------------------------------------------------
 
 
 def test_a_post_says_when_its_ages_were_measured_by_the_servers_clock(desk: Desk) -> None:
@@ -1132,7 +1132,11 @@ def test_a_beginning_whose_answer_was_lost_is_found_out_and_begun_anew(desk: Des
     desk.api.faults = [None, "lost"]
     desk.poll(120)
     assert desk.api.said()[:5] == [
-        "GET /signal/book", "PUT /signal/book", "PUT /signal/book", "GET /signal/book", "PUT /signal/book",
+        "GET /signal/book",
+        "PUT /signal/book",
+        "PUT /signal/book",
+        "GET /signal/book",
+        "PUT /signal/book",
     ]  # fmt: skip  the second beginning names the session from before the first, which has arrived
     assert desk.api.sessions == 3
     assert len(desk.api.book) == 1

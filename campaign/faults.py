@@ -8,8 +8,8 @@ what happened in it, line by line. `--kills` tries a kill at every single bounda
 from __future__ import annotations
 
 import argparse
-import gc
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os

@@ -728,6 +728,7 @@ class World:
         """All is well from now on: what was broken is mended, what does not run is started."""
         self.healed = True
         self.order_fault = ""
+        self.later(5.0, self.reactivate)
         for second in (self.second_sender, self.second_copier):
             if second is not None:
                 self.stop(second, None)
@@ -748,6 +749,21 @@ class World:
             line = self.copier.objects.line
             line.cut_until = line.stalled_until = 0.0
             line.lose_frames = 0
+
+    def reactivate(self) -> None:
+        """A backup that was put back may hold an account as it was while deactivated: the operator sees to it."""
+        if not self.server.alive:
+            self.later(1.0, self.reactivate)
+            return
+
+        def change() -> None:
+            store, hub = self.server.objects.store, self.server.objects.hub
+            for name in ("master_user", "client_user"):
+                user = store.user_named(name)
+                if not user.active:
+                    hub.user_changed(store.change_user(name, active=True).id)
+
+        self.as_part(self.server, change)
 
     # -- the truth about the master
 

@@ -115,12 +115,15 @@ def _listen(world: World) -> None:
 
 def _one(job: tuple[int, int, int | None]) -> Result:
     seed, kill_at, faults = job
-    logging.disable(logging.CRITICAL)
-    if gc.isenabled():  # a trial is short, and what it leaves in circles is collected between two of them
-        gc.disable()
     if seed % COLLECT_EVERY == 0:
         gc.collect()
     return trial(seed, kill_at=kill_at, faults=faults)[0]
+
+
+def _alone() -> None:
+    """For a process that does nothing but trials: no log, and a trial is too short to look for circles in it."""
+    logging.disable(logging.CRITICAL)
+    gc.disable()
 
 
 def run_all(
@@ -139,7 +142,8 @@ def run_all(
         timely = _in_time(jobs, until)
         results: Iterable[Result] = map(_one, timely)
         if processes != 1:
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes or os.cpu_count()))
+            spawn = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(spawn.Pool(processes or os.cpu_count(), initializer=_alone))
             results = pool.imap_unordered(_one, timely, chunksize=4)
         for result in results:
             total.add(result)
@@ -185,7 +189,7 @@ def schedules(seed: int, count: int, faults: int | None = None) -> Iterator[tupl
 def every_kill(seed: int, bases: int) -> Iterator[tuple[int, int, int | None]]:
     """A kill at every boundary of so many base schedules, each with few other faults."""
     for number in range(seed, seed + bases):
-        base = _one((number, 0, number % 3))
+        base, _ = trial(number, faults=number % 3)
         for kill_at in range(1, base.boundaries + 1):
             yield number, kill_at, number % 3
 
@@ -210,6 +214,7 @@ def main(argv: Sequence[str]) -> int:
         print("\n".join(lines))
         print("\n".join(result.broken[0][2]) if result.broken else "nothing is wrong")
         return 1 if result.broken else 0
+    _alone()
     began = time.monotonic()
     if options.kills is not None:
         print(f"a kill at every boundary of the schedules {options.seed} to {options.seed + options.kills - 1}")

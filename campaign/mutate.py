@@ -97,7 +97,7 @@ def try_out(mutant: Mutant, *, together: bool, schedules: int, seed: int | None 
 
 def without_change(seeds: Iterable[int]) -> str:
     """What is wrong in these schedules with the product as it is: nothing, or their violations prove nothing."""
-    code = "import sys; from campaign.faults import _one; print([_one((int(s), 0, None)).broken for s in sys.argv[1:]])"
+    code = "import sys; from campaign.faults import trial; print([trial(int(s))[0].broken for s in sys.argv[1:]])"
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, sorted(set(seeds)))],
         cwd=ROOT,

@@ -7,10 +7,11 @@ noticed, and answered by asking for the whole book, never by guessing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
+from account import PATIENCE_S
 from clocks import RemoteClock
 from signals import (
     TICKET,
@@ -75,6 +76,24 @@ class Master:
     online: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A server database that may not know all trades of a master, because it is new, another one or an old backup.
+
+    Its sender tells it, unless that has lost its memory as well and looks at a terminal that does not show all of the
+    account yet. So only a report counts that was made when `PATIENCE_S` have gone by.
+    """
+
+    since: float  # monotonic: when it began
+    reported_at: int | None  # the last report that does not count
+
+    def after(self, reported_at: int | None, now: float) -> Doubt | None:
+        """What is left of it when the master's last report is this one."""
+        if now - self.since < PATIENCE_S:
+            return replace(self, reported_at=reported_at)
+        return self if reported_at == self.reported_at else None
+
+
 class Mirror:
     """The masters' books as far as the server has told them."""
 
@@ -91,9 +110,10 @@ class Mirror:
         self.book_received = 0.0  # monotonic: when it came
         self._server_clock = RemoteClock(CLOCK_WINDOW_S)
         self._closed: set[CopyKey] = set()  # closed in so many words since the last whole book
-        # Masters whose books are not believed to be complete: the server's database went back in time (a backup was
-        # restored), and their senders have not reported to it since.
-        self.went_back: dict[str, int | None] = {}
+        # Masters whose books are not believed to be complete: the server's database is another one, or went back in
+        # time (a backup was restored).
+        self.went_back: dict[str, Doubt] = {}
+        self._changed = False  # the database is not the one that was known before
 
     def disconnected(self) -> None:
         """The books stay as they are, but may be out of date: nothing may be opened from them."""
@@ -130,7 +150,7 @@ class Mirror:
                     self.synced = False
                 return not self.synced
             case "master":
-                return self._master(message)
+                return self._master(message, now)
         return False
 
     def _book(self, message: Mapping[str, Any], now: float) -> None:
@@ -156,18 +176,16 @@ class Mirror:
             held = _held(entry, clock, now, 0, found["server_time"])
             trades[(held.trade.master, *held.trade.key)] = held
 
-        if found["epoch"] == self.epoch:
-            if found["seq"] < self.seq or self._unknown_to(starts):
-                self.went_back = {name: master.reported_at for name, master in masters.items()}
-            for name, master in masters.items():  # other masters may have moved the number on meanwhile
-                known = self.masters.get(name)
-                if known is not None and (known.reported_at or 0) > (master.reported_at or 0):
-                    self.went_back[name] = master.reported_at
-        elif self.epoch:  # a new database, or a backup of an older one: what it says of reports may be long past
-            self.went_back = {name: master.reported_at for name, master in masters.items() if master.reported_at}
-        self.went_back = {
-            name: then for name, then in self.went_back.items() if name in masters and masters[name].reported_at == then
-        }
+        another = self.epoch not in ("", found["epoch"])
+        older = not another and (found["seq"] < self.seq or self._unknown_to(starts))
+        self._changed = self._changed or another or older
+        went_back = {}
+        for name, master in masters.items():
+            if older or (another and master.reported_at is not None):  # what it says of reports may be long past
+                went_back[name] = Doubt(now, master.reported_at)
+            elif not another and (doubt := self._doubt(name, master.reported_at, now)):
+                went_back[name] = doubt
+        self.went_back = went_back
         # The time at the sender is not in the book; keep what an earlier message said.
         for key, held in trades.items():
             before = self.trades.get(key)
@@ -220,7 +238,7 @@ class Mirror:
         self.seq = found["seq"]
         return False
 
-    def _master(self, message: Mapping[str, Any]) -> bool:
+    def _master(self, message: Mapping[str, Any], now: float) -> bool:
         found = read_fields(message, {"data": an_object}, others_allowed=True)
         entry = read_fields(
             found["data"],
@@ -235,10 +253,24 @@ class Mirror:
             self.synced = False
             return True
         reported = entry.get("reported_at", known.reported_at)
+        doubt = self._doubt(name, reported, now)
         self.masters[name] = Master(reported, entry["online"])
-        if name in self.went_back and reported != self.went_back[name]:
-            del self.went_back[name]
+        self.went_back.pop(name, None)
+        if doubt:
+            self.went_back[name] = doubt
         return False
+
+    def _doubt(self, name: str, reported_at: int | None, now: float) -> Doubt | None:
+        """What is left of the doubt about a master, when this is its last report. A first one to a database that took
+        the place of another begins a doubt, and so does one that was taken back (other masters may have moved the
+        number on meanwhile)."""
+        known = self.masters.get(name)
+        first = self._changed and known is not None and known.reported_at is None and reported_at is not None
+        back = known is not None and (known.reported_at or 0) > (reported_at or 0)
+        if first or back:
+            return Doubt(now, reported_at)
+        doubt = self.went_back.get(name)
+        return doubt and doubt.after(reported_at, now)
 
 
 def _lots_left(data: Mapping[str, Any]) -> Decimal:

@@ -127,7 +127,7 @@ def test_a_restored_database_whose_number_has_overtaken_ours_closes_nothing(foll
     follower.masters[MASTER]["reported_at"] = 500  # that of the backup
     follower.server_seq = 50  # other masters have moved it on
     follower.sends_book()
-    follower.passes(3)
+    follower.passes(15)
     assert follower.volumes == [0.1]
     follower.masters[MASTER]["reported_at"] = 2000
     follower.sends_book()
@@ -352,6 +352,7 @@ def test_a_restored_database_is_asked_again_until_its_masters_have_reported(make
     asked = follower.link.syncs
     follower.passes(3)
     assert follower.link.syncs == asked + 1
+    follower.passes(8)
     follower.masters["master_user"]["reported_at"] = 99
     follower.sends_book()
     follower.look()

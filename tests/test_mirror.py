@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from account import PATIENCE_S
 from mirror import Mirror
 from signals import Action, BadField, Kind, Source, Trade, decode, encode, trade_for_client
 
 NOW = 70.0
+LATER = NOW + PATIENCE_S
 SERVER_NOW = 1_790_000_000_000
 HER = ("anna", Kind.POSITION, 1)
 
@@ -228,7 +230,21 @@ def test_a_master_that_never_reported_to_this_database_has_no_empty_book(mirror:
     assert not mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")
     assert not mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e2")
     assert not mirror.apply(about("anna", 500), NOW)
+    assert not mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")
+    assert not mirror.apply(about("anna", 600), LATER)
     assert mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")
+
+
+def test_a_sender_that_remembers_nothing_either_is_not_believed_while_its_terminal_may_not_show_everything() -> None:
+    """Server and sender have lost their memory, and the master's terminal is 14 s late with what it shows."""
+    mirror = Mirror("e1", 10, "a")
+    mirror.apply(book(0, epoch="e2", masters={"anna": None}), NOW)
+    for report, at in enumerate((3, 8, 13, 17)):  # every 5 s, of an account that looks empty; the last was on its way
+        assert not mirror.speaks_for(HER, Source.TERMINAL, "e1")
+        mirror.apply(about("anna", 500 + min(report, 2)), NOW + at)
+    assert not mirror.speaks_for(HER, Source.TERMINAL, "e1")
+    mirror.apply(about("anna", 503), NOW + 20)
+    assert mirror.speaks_for(HER, Source.TERMINAL, "e1")
 
 
 def test_a_master_that_the_book_does_not_name_is_not_believed(mirror: Mirror) -> None:
@@ -239,7 +255,7 @@ def test_a_master_that_the_book_does_not_name_is_not_believed(mirror: Mirror) ->
 def test_a_trade_entered_by_hand_is_known_to_its_own_database_only(mirror: Mirror) -> None:
     assert mirror.speaks_for(("anna", Kind.POSITION, 99), Source.MANUAL, "e1")
     mirror.apply(book(90, epoch="e2"), NOW)
-    mirror.apply(about("anna", 120), NOW)
+    mirror.apply(about("anna", 120), LATER)
     assert not mirror.speaks_for(("anna", Kind.POSITION, 99), Source.MANUAL, "e1")
     assert mirror.speaks_for(("anna", Kind.POSITION, 99), Source.MANUAL, "e2")
 
@@ -259,10 +275,12 @@ def test_a_database_that_went_back_in_time_is_believed_again_when_the_master_has
     assert not mirror.speaks_for(("anna", Kind.POSITION, 99), source, "e1")
     mirror.apply(book(9, masters={"anna": 100, "berta": 90}), NOW)  # asked again: still nothing new of her
     assert not mirror.speaks_for(("anna", Kind.POSITION, 99), source, "e1")
-    mirror.apply(about("anna", 120), NOW)
+    mirror.apply(about("anna", 110), NOW + 5)
+    assert not mirror.speaks_for(("anna", Kind.POSITION, 99), source, "e1")
+    mirror.apply(about("anna", 120), LATER)
     assert mirror.speaks_for(("anna", Kind.POSITION, 99), source, "e1")
     assert not mirror.speaks_for(("berta", Kind.POSITION, 99), source, "e1")
-    mirror.apply(book(9, masters={"anna": 120, "berta": 130}), NOW)
+    mirror.apply(book(9, masters={"anna": 120, "berta": 130}), LATER)
     assert mirror.speaks_for(("berta", Kind.POSITION, 99), source, "e1")
 
 
@@ -279,7 +297,7 @@ def test_another_database_is_believed_when_the_master_has_reported_to_it_since(m
     """It may be a new one, or the backup of one from before: what it says of reports may be long past."""
     mirror.apply(book(90, epoch="e2"), NOW)
     assert not mirror.speaks_for(HER, Source.TERMINAL, "e1")
-    mirror.apply(book(90, epoch="e2", masters={"anna": 120}), NOW)
+    mirror.apply(book(90, epoch="e2", masters={"anna": 120}), LATER)
     assert mirror.speaks_for(HER, Source.TERMINAL, "e1")
 
 
@@ -302,6 +320,7 @@ def test_a_report_whose_changes_were_missed_does_not_make_the_book_complete(mirr
     assert mirror.apply(about("anna", 500), NOW)
     assert not mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1"), "her book is not here yet"
     mirror.apply(book(4, trade(1), epoch="e2", masters={"anna": 500}), NOW)
+    mirror.apply(about("anna", 600), LATER)
     assert mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")
 
 
@@ -436,7 +455,9 @@ def test_a_restored_database_is_recognised_whatever_it_has_numbered_since(
     mirror.apply(book(10, trade()) | {"starts": [["a", 0]]}, NOW)
     mirror.apply(book(15) | {"starts": starts}, NOW + 1)  # without the trade, and with a higher number
     assert mirror.speaks_for(HER, Source.TERMINAL, "e1") is believed
-    mirror.apply(book(15, masters={"anna": 101}) | {"starts": starts}, NOW + 6)  # her sender has reported to it
+    mirror.apply(
+        book(15, masters={"anna": 101}) | {"starts": starts}, NOW + 1 + PATIENCE_S
+    )  # her sender has reported to it
     assert mirror.speaks_for(HER, Source.TERMINAL, "e1")
 
 

@@ -54,12 +54,15 @@ class AccountSettings:
     def __post_init__(self) -> None:
         if self.margin_mode not in MARGIN_MODES:
             raise SetupError(f"margin mode must be one of {', '.join(MARGIN_MODES)}, not {self.margin_mode!r}")
-        if self.margin_mode != "hedging":
-            raise SetupError(f"margin mode {self.margin_mode} is not supported yet; use hedging")
         if self.login <= 0 or self.leverage <= 0 or self.balance < 0:
             raise SetupError("login and leverage must be positive, the balance must not be negative")
         if not -14 <= self.utc_offset <= 14:
             raise SetupError("the UTC offset must be within -14 and 14 hours")
+
+    @property
+    def netting(self) -> bool:
+        """One position per symbol: the margin modes netting and exchange."""
+        return self.margin_mode != "hedging"
 
     @property
     def digits(self) -> int:
@@ -68,7 +71,10 @@ class AccountSettings:
 
 @dataclass
 class Position:
-    """An open position. `ticket` and `identifier` are the ticket of the order that opened it."""
+    """An open position. `ticket` and `identifier` are the ticket of the order that opened it.
+
+    A reversal on a netting account gives it the ticket of the reversing order; the identifier stays for life.
+    """
 
     ticket: int
     identifier: int
@@ -286,11 +292,16 @@ class Account:
         rate = self.market.rate(spec.currency_profit, currency, gain=False)
         return spec.trade_contract_size / leverage * price * rate
 
-    def margin(self, extra: Position | None = None) -> Decimal:
-        """Margin of all positions, `extra` among them. Opposite positions are charged as `margin_hedged` says."""
+    def margin(self, extra: Position | None = None, instead_of: Position | None = None) -> Decimal:
+        """Margin of all positions, with `extra` and without `instead_of`.
+
+        Opposite positions are charged as `margin_hedged` says.
+        """
         sides: defaultdict[str, list[tuple[Decimal, Decimal]]] = defaultdict(lambda: [(D(0), D(0))] * 2)
         everything: Iterable[Position] = self.positions.values()
-        for position in [*everything, extra] if extra else everything:
+        if extra:
+            everything = [*(position for position in everything if position is not instead_of), extra]
+        for position in everything:
             lots, worth = sides[position.symbol][position.type]
             sides[position.symbol][position.type] = (
                 lots + position.volume,

@@ -126,8 +126,10 @@ class Broker:
             self._checked(request, t.ORDER_REASON_EXPERT, AS_USUAL)
         except RefusedError as refused:
             return refused.outcome.retcode, self.account.margin()
-        opening = request.action == t.TRADE_ACTION_DEAL and not request.position
-        return 0, self.account.margin(self._as_position(request) if opening else None)
+        if request.action != t.TRADE_ACTION_DEAL or request.position:
+            return 0, self.account.margin()
+        buy = request.type in BUY_TYPES
+        return 0, self._margin_after(request.symbol, buy, request.volume, self.account.price(request.symbol, buy))
 
     def _checked(self, request: Request, reason: int, handling: Handling) -> Act:
         check = self._actions.get(request.action)
@@ -142,12 +144,37 @@ class Broker:
             raise RefusedError(t.TRADE_RETCODE_PRICE_OFF)  # the terminal has no quotes of it
         return self.market.specs[name]
 
-    def _as_position(self, request: Request) -> Position:
-        """The position a market order would open now."""
-        price = self.account.price(request.symbol, request.type in BUY_TYPES)
-        now = self.now_msc()
-        side = t.POSITION_TYPE_BUY if request.type in BUY_TYPES else t.POSITION_TYPE_SELL
-        return Position(0, 0, request.symbol, side, request.volume, price, request.sl, request.tp, 0, 0, "", now, now)
+    def _margin_after(self, symbol: str, buy: bool, volume: Decimal, price: Decimal) -> Decimal:
+        """The margin there would be after this much more is bought or sold at this price."""
+        side = t.POSITION_TYPE_BUY if buy else t.POSITION_TYPE_SELL
+        held = self._net_position(symbol)
+        if held is not None and held.is_buy == buy:
+            price = (held.price_open * held.volume + price * volume) / (held.volume + volume)
+            volume += held.volume
+        elif held is not None and held.volume >= volume:  # it shrinks
+            side, price, volume = held.type, held.price_open, held.volume - volume
+        elif held is not None:  # it is reversed
+            volume -= held.volume
+        would = Position(0, 0, symbol, side, volume, price, D(0), D(0), 0, 0, "", 0, 0)
+        return self.account.margin(would, instead_of=held)
+
+    def _affordable(self, symbol: str, buy: bool, volume: Decimal) -> bool:
+        """Whether the money is there for a trade at the present price. A trade that only reduces always goes."""
+        if self._new_exposure(symbol, buy, volume) <= 0:
+            return True
+        after = self._margin_after(symbol, buy, volume, self.account.price(symbol, buy))
+        return after <= self.account.equity()
+
+    def _net_position(self, symbol: str) -> Position | None:
+        """The one position of a symbol on a netting account; None on a hedging account, where no order meets it."""
+        if not self.settings.netting:
+            return None
+        return next((p for p in self.account.positions.values() if p.symbol == symbol), None)
+
+    def _new_exposure(self, symbol: str, buy: bool, volume: Decimal) -> Decimal:
+        """How much of a trade is more than it takes to close the opposite position it meets (netting)."""
+        held = self._net_position(symbol)
+        return volume - held.volume if held is not None and held.is_buy != buy else volume
 
     def _order_from(self, request: Request, reason: int) -> Order:
         return Order(
@@ -186,7 +213,7 @@ class Broker:
         self._check_deviation(spec, request)
         if position is None:
             self._check_stops(spec, request.type in BUY_TYPES, None, request.sl, request.tp)
-            if self.account.margin(self._as_position(request)) > self.account.equity():
+            if not self._affordable(request.symbol, request.type in BUY_TYPES, request.volume):
                 raise RefusedError(t.TRADE_RETCODE_NO_MONEY)
 
         def act() -> Outcome:
@@ -213,9 +240,9 @@ class Broker:
         return act
 
     def _position_addressed(self, request: Request) -> Position | None:
-        """The position a market order is to close; None when it opens one.
+        """The position a market order names, to close it; None when it names none.
 
-        Hedging: the one `request.position` names. A netting account looks by symbol here.
+        Hedging: then it opens another. Netting: then it meets the symbol's position, whatever comes of it.
         """
         if not request.position:
             return None
@@ -225,25 +252,33 @@ class Broker:
         return position
 
     def _check_opening(self, spec: SymbolSpec, request: Request) -> None:
-        """What every new exposure must pass, at market or pending."""
+        """What an order that names no position must pass, at market or pending."""
         buy = request.type in BUY_TYPES
+        pending = request.type in PENDING_TYPES
+        exposure = request.volume if pending else self._new_exposure(spec.name, buy, request.volume)
         if spec.trade_mode == t.SYMBOL_TRADE_MODE_DISABLED:
             raise RefusedError(t.TRADE_RETCODE_TRADE_DISABLED)
+        if exposure > 0:
+            self._check_direction(spec, buy)
+        closes_all = not exposure and request.volume > 0  # a netting position, whatever its volume
+        if not closes_all and not spec.volume_fits(request.volume):
+            raise RefusedError(t.TRADE_RETCODE_INVALID_VOLUME)
+        if spec.volume_limit and exposure > 0:
+            positions = self.account.positions.values()
+            orders = self.account.orders.values()
+            held = [p.volume for p in positions if p.symbol == spec.name and p.is_buy == buy]
+            held += [o.volume_current for o in orders if o.symbol == spec.name and o.is_buy == buy]
+            if sum(held) + exposure > spec.volume_limit:
+                raise RefusedError(t.TRADE_RETCODE_LIMIT_VOLUME)
+
+    @staticmethod
+    def _check_direction(spec: SymbolSpec, buy: bool) -> None:
         if spec.trade_mode == t.SYMBOL_TRADE_MODE_CLOSEONLY:
             raise RefusedError(t.TRADE_RETCODE_CLOSE_ONLY)
         if spec.trade_mode == t.SYMBOL_TRADE_MODE_LONGONLY and not buy:
             raise RefusedError(t.TRADE_RETCODE_LONG_ONLY)
         if spec.trade_mode == t.SYMBOL_TRADE_MODE_SHORTONLY and buy:
             raise RefusedError(t.TRADE_RETCODE_SHORT_ONLY)
-        if not spec.volume_fits(request.volume):
-            raise RefusedError(t.TRADE_RETCODE_INVALID_VOLUME)
-        if spec.volume_limit:
-            positions = self.account.positions.values()
-            orders = self.account.orders.values()
-            held = [p.volume for p in positions if p.symbol == spec.name and p.is_buy == buy]
-            held += [o.volume_current for o in orders if o.symbol == spec.name and o.is_buy == buy]
-            if sum(held) + request.volume > spec.volume_limit:
-                raise RefusedError(t.TRADE_RETCODE_LIMIT_VOLUME)
 
     def _check_closing(self, spec: SymbolSpec, request: Request, position: Position) -> None:
         if request.symbol != position.symbol or (request.type == t.ORDER_TYPE_BUY) == position.is_buy:
@@ -252,7 +287,8 @@ class Broker:
             raise RefusedError(t.TRADE_RETCODE_INVALID_CLOSE_VOLUME)
         if request.volume != position.volume and not spec.volume_fits(request.volume):
             raise RefusedError(t.TRADE_RETCODE_INVALID_VOLUME)
-        if any(o.position_id == position.identifier for o in self.account.orders.values() if not o.hidden):
+        waiting = (o for o in self.account.orders.values() if o.due_msc and not o.hidden)
+        if any(order.position_id == position.identifier for order in waiting):
             raise RefusedError(t.TRADE_RETCODE_CLOSE_ORDER_EXIST)
         self._check_freeze(spec, self._closing_price(position), position.sl, position.tp)
 
@@ -412,6 +448,8 @@ class Broker:
 
     def _close_by(self, request: Request, reason: int, handling: Handling) -> Act:
         positions = self.account.positions
+        if self.settings.netting:
+            raise RefusedError(t.TRADE_RETCODE_INVALID)
         first, second = positions.get(request.position), positions.get(request.position_by)
         if first is None or second is None:
             raise RefusedError(t.TRADE_RETCODE_POSITION_CLOSED)
@@ -448,10 +486,15 @@ class Broker:
         """Execute an order at the market, wholly or in part, and put it into the history."""
         order.price_open = self.account.price(order.symbol, order.is_buy)
         position = self._position_of(order)
-        if position is not None:
+        if position is None:
+            deal = self._open(order, volume)
+        elif position.is_buy == order.is_buy:
+            deal = self._increase(position, order, volume)
+        elif volume <= position.volume:
             deal = self._reduce(position, order, volume, order.price_open, t.DEAL_ENTRY_OUT)
         else:
-            deal = self._open(order, volume)
+            deal = self._reverse(position, order, volume)
+        order.position_id = deal.position_id
         order.volume_current -= volume
         state = t.ORDER_STATE_PARTIAL if order.volume_current else t.ORDER_STATE_FILLED
         self._end(order, state, visible_msc=deal.visible_msc)
@@ -459,18 +502,23 @@ class Broker:
 
     def _position_of(self, order: Order) -> Position | None:
         """The position an order is executed against. Hedging: the one it was sent for. Netting: the symbol's."""
-        for position in self.account.positions.values():
-            if order.position_id and position.identifier == order.position_id:
-                return position
-        return None
+        if self.settings.netting:
+            return self._net_position(order.symbol)
+        return self._position_with(order.position_id) if order.position_id else None
+
+    def _position_with(self, identifier: int) -> Position | None:
+        return next((p for p in self.account.positions.values() if p.identifier == identifier), None)
 
     def _open(self, order: Order, volume: Decimal) -> Deal:
+        self._add_position(order, order.ticket, volume)
+        return self._book(order, volume, order.price_open, order.is_buy, order.ticket, t.DEAL_ENTRY_IN, D(0))
+
+    def _add_position(self, order: Order, identifier: int, volume: Decimal) -> None:
         now = self.now_msc()
         self.account.selected.add(order.symbol)
-        order.position_id = order.ticket
         self.account.positions[order.ticket] = Position(
             ticket=order.ticket,
-            identifier=order.ticket,
+            identifier=identifier,
             symbol=order.symbol,
             type=t.POSITION_TYPE_BUY if order.is_buy else t.POSITION_TYPE_SELL,
             volume=volume,
@@ -483,7 +531,27 @@ class Broker:
             time_msc=now,
             time_update_msc=now,
         )
-        return self._book(order, volume, order.price_open, order.is_buy, order.ticket, t.DEAL_ENTRY_IN, D(0))
+
+    def _increase(self, position: Position, order: Order, volume: Decimal) -> Deal:
+        """Add to a position: the price becomes the average, SL and TP those of the order, be they none."""
+        total = position.volume + volume
+        position.price_open = (position.price_open * position.volume + order.price_open * volume) / total
+        position.volume = total
+        position.sl, position.tp = order.sl, order.tp
+        position.time_update_msc = self.now_msc()
+        price, identifier = order.price_open, position.identifier
+        return self._book(order, volume, price, order.is_buy, identifier, t.DEAL_ENTRY_IN, D(0))
+
+    def _reverse(self, position: Position, order: Order, volume: Decimal) -> Deal:
+        """Close a netting position and open the opposite one, in one deal, which carries the profit of the close.
+
+        The identifier stays, the ticket becomes that of the reversing order.
+        """
+        price, identifier = order.price_open, position.identifier
+        profit = self.account.profit(position.symbol, position.is_buy, position.volume, position.price_open, price)
+        del self.account.positions[position.ticket]
+        self._add_position(order, identifier, volume - position.volume)
+        return self._book(order, volume, price, order.is_buy, identifier, t.DEAL_ENTRY_INOUT, profit)
 
     def _reduce(self, position: Position, order: Order, volume: Decimal, price: Decimal, entry: int) -> Deal:
         """Take volume off a position, or all of it."""
@@ -594,13 +662,14 @@ class Broker:
             self._stop_out()
 
     def _execute_late(self, order: Order) -> None:
-        position = self._position_of(order)
-        if order.position_id and position is None:
-            self._end(order, t.ORDER_STATE_CANCELED)  # what it was to close is gone
-        elif position is not None:
-            self._fill(order, min(order.volume_current, position.volume))
-        else:
+        if not order.position_id:
             self._fill(order, order.volume_current)
+            return
+        position = self._position_with(order.position_id)
+        if position is None or position.is_buy == order.is_buy:
+            self._end(order, t.ORDER_STATE_CANCELED)  # what it was to close is gone
+        else:
+            self._fill(order, min(order.volume_current, position.volume))
 
     def _trigger(self, order: Order) -> None:
         now = self.account.price(order.symbol, order.is_buy)
@@ -613,14 +682,10 @@ class Broker:
         below = order.is_buy == (order.type in LIMIT_TYPES)
         if not (now <= order.price_open if below else now >= order.price_open):
             return
-        side = t.POSITION_TYPE_BUY if order.is_buy else t.POSITION_TYPE_SELL
-        would = Position(
-            0, 0, order.symbol, side, order.volume_current, now, D(0), D(0), 0, 0, "", order.time_setup_msc, 0
-        )  # fmt: skip
-        if self.account.margin(would) > self.account.equity():
-            self._end(order, t.ORDER_STATE_REJECTED)
-        else:
+        if self._affordable(order.symbol, order.is_buy, order.volume_current):
             self._fill(order, order.volume_current)
+        else:
+            self._end(order, t.ORDER_STATE_REJECTED)
 
     def _trigger_levels(self, position: Position) -> None:
         now = self._closing_price(position)

@@ -280,7 +280,7 @@ def test_the_market_moves_by_itself_and_triggers(start: Any, connect: Any, wait_
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--margin-mode", "netting"), "not supported yet"),
+        (("--margin-mode", "nettin"), "netting"),
         (("--symbols", "missing.json"), "missing.json"),
         (("--ticks", "missing.csv"), "missing.csv"),
         (("--state", "no/such/folder/x.json"), "state file"),

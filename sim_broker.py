@@ -287,10 +287,13 @@ class Broker:
             raise RefusedError(t.TRADE_RETCODE_INVALID_CLOSE_VOLUME)
         if request.volume != position.volume and not spec.volume_fits(request.volume):
             raise RefusedError(t.TRADE_RETCODE_INVALID_VOLUME)
+        self._check_not_closing(position)
+        self._check_freeze(spec, self._closing_price(position), position.sl, position.tp)
+
+    def _check_not_closing(self, position: Position) -> None:
         waiting = (o for o in self.account.orders.values() if o.due_msc and not o.hidden)
         if any(order.position_id == position.identifier for order in waiting):
             raise RefusedError(t.TRADE_RETCODE_CLOSE_ORDER_EXIST)
-        self._check_freeze(spec, self._closing_price(position), position.sl, position.tp)
 
     def _check_deviation(self, spec: SymbolSpec, request: Request) -> None:
         """Request and Instant execution trade at the price asked for, give or take `deviation` points."""
@@ -456,8 +459,13 @@ class Broker:
         spec = self.market.specs[first.symbol]
         if spec.trade_mode == t.SYMBOL_TRADE_MODE_DISABLED:
             raise RefusedError(t.TRADE_RETCODE_TRADE_DISABLED)
-        if not spec.order_mode & t.SYMBOL_ORDER_CLOSEBY or first.symbol != second.symbol or first.type == second.type:
+        if not spec.order_mode & t.SYMBOL_ORDER_CLOSEBY:
+            raise RefusedError(t.TRADE_RETCODE_INVALID_ORDER)
+        if first.symbol != second.symbol or first.type == second.type:
             raise RefusedError(t.TRADE_RETCODE_INVALID)
+        for position in (first, second):
+            self._check_not_closing(position)
+            self._check_freeze(spec, self._closing_price(position), position.sl, position.tp)
 
         def act() -> Outcome:
             volume, price = min(first.volume, second.volume), second.price_open

@@ -436,19 +436,6 @@ def test_a_pending_order_without_money_is_rejected_when_it_is_reached(desk: Desk
     assert desk.old_order(ticket).state == 5
 
 
-def test_close_by_closes_the_smaller_volume_of_both(desk: Desk):
-    first, second = desk.open(type=BUY, volume=0.3), desk.open(type=SELL, volume=0.1)
-    desk.quote("EURUSD", 1.2, 1.2001)
-    sent = desk.send(action=10, position=first.ticket, position_by=second.ticket)
-    assert sent.retcode == 10009
-    assert [(p.ticket, p.volume) for p in desk.mt5.positions_get()] == [(first.ticket, 0.2)]
-    out, out_by = desk.deals(first.ticket)[-1], desk.deals(second.ticket)[-1]
-    assert (out.entry, out.profit, out.price, out_by.entry, out_by.profit) == (3, -1.0, 1.1, 3, 0.0)
-    assert desk.old_order(sent.order).type == 8
-    assert desk.send(action=10, position=first.ticket, position_by=second.ticket).retcode == 10036
-    assert desk.send(action=10, position=first.ticket, position_by=first.ticket).retcode == 10013
-
-
 # ---- money
 
 

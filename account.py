@@ -56,6 +56,7 @@ class Position:
     comment: str
     time_msc: int  # when it was opened
     profit: Decimal
+    updated_msc: int = 0  # when its volume last changed (MT5 docs: a change of stops does not count)
 
     @property
     def kind(self) -> Kind:

@@ -43,6 +43,7 @@ from signals import (
     Action,
     Change,
     ChangeType,
+    Increase,
     Key,
     Kind,
     Source,
@@ -55,7 +56,7 @@ from signals import (
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 APPLICATION_ID: Final = 0x41494254  # "AIBT": tells the server's database from any other SQLite file
 OFFLINE_AFTER_MS: Final = 15_000  # a master whose sender has not reported its book for this long is offline
 # A file of up to this many bytes is checked whole at the start, in a tenth of a second. Of a larger one only what every
@@ -437,7 +438,8 @@ class Store:
         else:
             ticket = self._new_ticket(now)
         opened_at = 0 if age_ms is None else max(1, now - age_ms)
-        trade = replace(trade, ticket=ticket, master=master.username, source=post.source, opened_at=opened_at)
+        trade = replace(trade, ticket=ticket, master=master.username, source=post.source)
+        trade = replace(trade, opened_at=opened_at, increase=None)
         entry = self._record(master, Change(ChangeType.SIGNAL, trade), now, detected_at=post.detected_at)
         return Outcome(201, {"seq": entry.seq, "ticket": ticket, "delivered": post.audience}, (entry,))
 
@@ -553,7 +555,7 @@ class Store:
             new: dict[Key, Trade] = {}
             for reported, age_ms in trades:
                 trade = replace(reported, master=master.username, source=Source.TERMINAL)
-                new[trade.key] = _with_known_age(trade, held.get(trade.key), _older(age_ms, as_of, now), now)
+                new[trade.key] = _with_known_age(trade, held.get(trade.key), age_ms, as_of, now)
             # A trade entered by hand that the terminal shows under the same ticket becomes the terminal's.
             old = {key: trade for key, trade in held.items() if trade.source is Source.TERMINAL or key in new}
             changes = diff(old, new)
@@ -775,12 +777,15 @@ _COLUMNS: Final = (
     "comment",
     "digits",
     "opened_at",
+    "increase",
 )
 
 
 def _stored(trade: Trade, name: str) -> Any:
     """A field of a trade as a row holds it."""
     value = getattr(trade, name)
+    if name == "increase":
+        return None if value is None else json.dumps({"price": str(value.price), "order": value.order, "at": value.at})
     return str(value) if name in _DECIMALS or name == "magic" else value
 
 
@@ -810,7 +815,15 @@ def _trade(row: sqlite3.Row | Mapping[str, Any], master: str) -> Trade:
         opened_at=row["opened_at"],
         master=master,
         source=Source(row["source"]),
+        increase=_increase_of(row["increase"]),
     )
+
+
+def _increase_of(stored: str | None) -> Increase | None:
+    if stored is None:
+        return None
+    found = json.loads(stored)
+    return Increase(Decimal(found["price"]), found["order"], found["at"])
 
 
 def _entry(row: sqlite3.Row) -> Entry:
@@ -841,16 +854,26 @@ def _older(age_ms: int | None, as_of: int | None, now: int) -> int | None:
     return age_ms if age_ms is None or as_of is None else age_ms + max(0, now - as_of)
 
 
-def _with_known_age(trade: Trade, known: Trade | None, age_ms: int | None, now: int) -> Trade:
-    """The trade with the time at which it was opened: what was known and what is said now, never the younger one."""
-    said = 0 if age_ms is None else max(1, now - age_ms)
+def _with_known_age(trade: Trade, known: Trade | None, age_ms: int | None, as_of: int | None, now: int) -> Trade:
+    """The trade with the time at which it was opened: what was known and what is said now, never the younger one. And
+    with the time at which it last grew or turned round."""
+    age_now = _older(age_ms, as_of, now)
+    said = 0 if age_now is None else max(1, now - age_now)
     if known is None:
-        return replace(trade, opened_at=said)
+        return replace(trade, opened_at=said, increase=None)
     times = [time for time in (known.opened_at, said) if time]
-    trade = replace(trade, opened_at=min(times, default=0))
+    trade = replace(trade, opened_at=min(times, default=0), increase=_increase(trade, known, as_of, now))
     if known.action is trade.action:  # a sender that lost its memory must not make the first volume smaller
         trade = replace(trade, initial_volume=max(known.initial_volume, trade.initial_volume))
     return trade
+
+
+def _increase(trade: Trade, known: Trade, as_of: int | None, now: int) -> Increase | None:
+    if known.action is trade.action and trade.volume <= known.volume:
+        return known.increase
+    said = trade.increase or Increase(trade.price)
+    age_now = _older(said.age_ms, as_of, now)
+    return Increase(said.price, said.order, 0 if age_now is None else max(1, now - age_now))
 
 
 def _log_entries(entries: Sequence[Entry]) -> None:

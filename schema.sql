@@ -74,6 +74,7 @@ CREATE TABLE trades (
     point          TEXT NOT NULL,
     digits         INTEGER NOT NULL,
     opened_at      INTEGER NOT NULL,            -- 0 = age unknown
+    increase       TEXT CHECK (increase IS NULL OR json_valid(increase)), -- when the position last grew or turned round; NULL = never
     PRIMARY KEY (master_id, kind, ticket)
 ) STRICT, WITHOUT ROWID;
 

@@ -21,7 +21,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-from account import PATIENCE_S, Deal, Entry, MarginMode, Order, OrderEnd, Position, Reading, Symbol
+from account import PATIENCE_S, Deal, Entry, Order, OrderEnd, Position, Reading, Symbol
 from api_client import Api, ApiDown, ApiRefused
 from clocks import RemoteClock
 from config import SenderConfig, load_sender
@@ -32,6 +32,7 @@ from signals import (
     BadField,
     Change,
     ChangeType,
+    Increase,
     Key,
     Kind,
     Source,
@@ -58,10 +59,6 @@ UNSAYABLE: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 class Superseded(Exception):
     """Another sender has taken over this master."""
-
-
-class CannotCopy(Exception):
-    """The account is of a kind that is not copied; str() says which."""
 
 
 class BrokerClock:
@@ -103,6 +100,15 @@ class Seen:
     age_ms: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """When a position was first seen larger, or on the other side, than the server knows it."""
+
+    at: float  # monotonic
+    age_ms: int | None  # how long before that it can have been at most; None = any time
+    price: Decimal
+
+
 class Sender:
     """One master account. `step()` is one poll; everything it works with is handed in."""
 
@@ -131,6 +137,7 @@ class Sender:
         self._last_good: float | None = None
         self._watching_since = 0.0  # readings have been good and close together since then
         self._seen: dict[Key, Seen] = {}
+        self._grew: dict[Key, Grown] = {}  # positions that have grown since the server acknowledged them
         self._ageless: set[Key] = set()  # told without an age, because nothing showed it then
         self._missing_since: dict[Key, float] = {}
         self._spoken = Spoken(log)
@@ -140,22 +147,19 @@ class Sender:
     def step(self) -> None:
         """Look at the account and tell the server what is new.
 
-        Raises `ConnectionLost`, `Superseded`, `CannotCopy`, `LedgerError`.
+        Raises `ConnectionLost`, `Superseded`, `LedgerError`.
         """
         now = self._clock.monotonic()
         if now < self._rest_until:
             return
         try:
             reading = self._terminal.read()
-            if reading.account.margin_mode is not MarginMode.HEDGING:
-                raise CannotCopy(
-                    f"account {reading.account.login} is a netting account. This version copies between hedging "
-                    "accounts only."
-                )
             trades = self._trades(reading)
+            gap = math.inf if self._last_good is None else now - self._last_good
             ages = self._ages(reading, trades, now)
             if not self._merged:
                 self._merge_server_book()
+            trades = self._grown(reading, trades, now, gap)
             endings = self._endings(trades, reading, now)
         except Unreadable as problem:
             self._last_good = None
@@ -261,7 +265,7 @@ class Sender:
             symbol=thing.symbol,
             action=thing.action,
             volume=thing.volume,
-            initial_volume=known.initial_volume if known else thing.volume,
+            initial_volume=known.initial_volume if known and known.action is thing.action else thing.volume,
             price=thing.price,
             sl=thing.sl,
             tp=thing.tp,
@@ -321,6 +325,52 @@ class Sender:
             known = [age for age in (by_broker, by_watch) if age is not None]
             ages[key] = max(known) if known else None
         return ages
+
+    def _grown(self, reading: Reading, trades: Mapping[Key, Trade], now: float, gap: float) -> dict[Key, Trade]:
+        """The trades; those of which the server knows less, or the other side, with when and how they grew.
+
+        The price is that of the quote when it was first seen, or of the pending order that filled: the average price of
+        a netting position does not show it. When nobody was looking the age is not known.
+        """
+        larger = {}
+        for position in reading.positions:
+            key = (Kind.POSITION, position.identifier)
+            known, trade = self._book.get(key), trades.get(key)
+            if known is None or trade is None or (trade.action is known.action and trade.volume <= known.volume):
+                continue
+            order = self._filled_order(known, trade, trades)
+            grew = self._grew.get(key)
+            if grew is None:
+                age_when_seen = round(gap * 1000) if gap <= GAP_S else None
+                grew = Grown(now, age_when_seen, order.price if order else self._price_now(trade))
+                self._grew[key] = grew
+            broker_now = self._broker_clock.now_msc(now)
+            age = None if grew.age_ms is None else grew.age_ms + int((now - grew.at) * 1000)
+            if age is not None and broker_now is not None:
+                age = max(age, broker_now - position.updated_msc)
+            larger[key] = replace(trade, increase=Increase(grew.price, order.ticket if order else 0, age_ms=age))
+        self._grew = {key: grew for key, grew in self._grew.items() if key in larger}
+        return {**trades, **larger}
+
+    def _filled_order(self, known: Trade, now: Trade, trades: Mapping[Key, Trade]) -> Trade | None:
+        """The pending order whose fill made a position grow: the one that has as many lots less, or the only one that
+        has less. None when it was none, or several at once: then all of them have ended, and the position has grown."""
+        turned = known.action is not now.action
+        lots = now.volume + known.volume if turned else now.volume - known.volume
+        filled = {}
+        for order in self._book.values():
+            if order.kind is Kind.ORDER and order.symbol == now.symbol and order.action.buys == now.action.buys:
+                left = trades[order.key].volume if order.key in trades else NOTHING
+                if left < order.volume:
+                    filled[order.key] = order.volume - left
+        exact = [key for key, volume in filled.items() if volume == lots]
+        found = exact[:1] or (list(filled) if len(filled) == 1 else [])
+        return self._book[found[0]] if found else None
+
+    def _price_now(self, trade: Trade) -> Decimal:
+        symbol = self._symbol(trade.symbol)
+        price = NOTHING if symbol is None else symbol.ask if trade.action.buys else symbol.bid
+        return price or trade.price
 
     def _endings(self, trades: Mapping[Key, Trade], reading: Reading, now: float) -> dict[Key, list[Deal]] | None:
         """The deals that ended the trades which are not there any more; None while one has no proof of its end."""
@@ -508,7 +558,7 @@ def poll(sender: Sender, terminal: Terminal, poll_ms: int, stop: threading.Event
         except LedgerError as error:
             log.error("%s", error)
             stop.wait(1.0)
-        except (Superseded, CannotCopy) as reason:
+        except Superseded as reason:
             log.error("stopped: %s", reason)
             return 1
         stop.wait(max(0.0, poll_ms / 1000 - (time.monotonic() - started)))

@@ -60,6 +60,16 @@ Key = tuple[Kind, int]  # a partly filled pending order coexists with its positi
 
 
 @dataclass(frozen=True, slots=True)
+class Increase:
+    """How a position last grew or turned round: on netting accounts, or when the rest of a pending order fills."""
+
+    price: Decimal  # at which that was, as near as the sender saw it
+    order: int = 0  # ticket of the pending order whose fill it was; 0 = at market
+    at: int = 0  # UTC ms by the server's clock; 0 = age unknown
+    age_ms: int | None = None  # in place of `at` on the way from the sender to the server
+
+
+@dataclass(frozen=True, slots=True)
 class Trade:
     """One line of a master's book: an open position or a pending order, always in its whole state."""
 
@@ -82,6 +92,7 @@ class Trade:
     opened_at: int = 0  # UTC ms by the server's clock; 0 = age unknown
     master: str = ""  # user name, set by the server
     source: Source = Source.TERMINAL
+    increase: Increase | None = None  # None = has not grown since it was first seen
 
     @property
     def key(self) -> Key:
@@ -339,9 +350,23 @@ LOTS_LEFT: Final = number(0, 1_000_000)
 PRICE: Final = number(0, 10**12)
 TICKET: Final = whole(1, LAST_TICKET)
 TIME_MS: Final = whole(0, 10**14)
+AGE_MS: Final = whole(0, 10**13)
+ORDER_OR_NONE: Final = whole(0, LAST_TICKET)
 SYMBOL: Final = text(r"[!-~](?:[ -~]{0,30}[!-~])?", "1 to 32 ASCII characters, no blank at the ends")
 USERNAME: Final = text(r"[A-Za-z0-9_.-]{3,64}", "3 to 64 letters, digits or _ . -")
 COMMENT: Final = text(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,64}", "at most 64 printable characters")
+
+
+def _increase_from_sender(value: Any) -> Increase:
+    return Increase(
+        **read_fields(an_object(value), {"price": PRICE, "age_ms": or_null(AGE_MS)}, {"order": ORDER_OR_NONE})
+    )
+
+
+def _increase_from_server(value: Any) -> Increase:
+    fields = {"price": PRICE, "order": ORDER_OR_NONE, "at": TIME_MS}
+    return Increase(**read_fields(an_object(value), fields, others_allowed=True))
+
 
 # What a message about a trade must and may say. `age_ms` is how old the sender measured the trade to be (null =
 # unknown); the server turns it into `opened_at`.
@@ -364,7 +389,8 @@ TRADE_OPTIONAL: Final[dict[str, Check]] = {
     "contract_size": number(0, 10**9),
     "point": number(0, 10**6),
     "digits": whole(0, 10),
-    "age_ms": or_null(whole(0, 10**13)),
+    "age_ms": or_null(AGE_MS),
+    "increase": _increase_from_sender,
 }
 
 
@@ -383,33 +409,42 @@ def trade_from_sender(body: Mapping[str, Any]) -> tuple[Trade, int | None]:
     return Trade(**found), age
 
 
+_PLAIN: Final = tuple(name for name in (*TRADE_REQUIRED, *TRADE_OPTIONAL) if name not in ("age_ms", "increase"))
+
+
 def trade_for_sender(trade: Trade, age_ms: int | None) -> dict[str, Any]:
     """The body with which a sender reports a trade; `trade_from_sender` reads it back."""
-    body = {name: getattr(trade, name) for name in (*TRADE_REQUIRED, *TRADE_OPTIONAL) if name != "age_ms"}
-    return {**body, "age_ms": age_ms}
+    body = {**{name: getattr(trade, name) for name in _PLAIN}, "age_ms": age_ms}
+    if (grown := trade.increase) is not None:
+        body["increase"] = {"price": grown.price, "order": grown.order, "age_ms": grown.age_ms}
+    return body
 
 
 def trade_for_client(trade: Trade, volume: Decimal) -> dict[str, Any]:
     """A trade as a client sees it: `volume` is what the client's settings on the server make of `master_volume`."""
-    return {
-        **{name: getattr(trade, name) for name in (*TRADE_REQUIRED, *TRADE_OPTIONAL) if name != "age_ms"},
+    body = {
+        **{name: getattr(trade, name) for name in _PLAIN},
         "master": trade.master,
         "source": trade.source,
         "opened_at": trade.opened_at,
         "volume": volume,
         "master_volume": trade.volume,
     }
+    if (grown := trade.increase) is not None:
+        body["increase"] = {"price": grown.price, "order": grown.order, "at": grown.at}
+    return body
 
 
 # `volume` is not read: a copier sizes from `master_volume`, and what the server's settings make of that has any number
 # of decimals.
 _CLIENT_REQUIRED: Final[dict[str, Check]] = {
-    **{name: check for name, check in {**TRADE_REQUIRED, **TRADE_OPTIONAL}.items() if name not in ("age_ms", "volume")},
+    **{name: check for name, check in {**TRADE_REQUIRED, **TRADE_OPTIONAL}.items() if name in _PLAIN},
     "master": USERNAME,
     "source": one_of(Source),
     "opened_at": TIME_MS,
     "master_volume": LOTS,
 }
+del _CLIENT_REQUIRED["volume"]
 
 
 def trade_from_server(data: Mapping[str, Any]) -> Trade:
@@ -417,6 +452,6 @@ def trade_from_server(data: Mapping[str, Any]) -> Trade:
 
     Raises `BadField`.
     """
-    found = read_fields(data, _CLIENT_REQUIRED, others_allowed=True)
+    found = read_fields(data, _CLIENT_REQUIRED, {"increase": _increase_from_server}, others_allowed=True)
     found["volume"] = found.pop("master_volume")
     return Trade(**found)

@@ -174,6 +174,7 @@ class Terminal:
             comment=p.comment,
             time_msc=p.time_msc,
             profit=exact(p.profit),
+            updated_msc=p.time_update_msc,
         )
 
     def _order(self, o: Any) -> Order:

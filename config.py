@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
+from names import SymbolNames
 from safety import Copying, Limits, Mode, Sizing
 from settings_file import (
     BROKEN,
@@ -94,10 +95,11 @@ class ClientConfig:
     copying: Copying  # what the copier may do at all
     magic: int  # marks the copier's own trades; never 0, which marks trades made by hand
     folder: Path  # where the file lies; client.db and client.log go here
+    names: SymbolNames = field(default_factory=SymbolNames)  # what the client's broker calls the master's symbols
 
 
 SENDER_KEYS: Final = ("api", "mt5", "poll_ms")
-CLIENT_KEYS: Final = ("api", "mt5", "trade_copy", "safety")
+CLIENT_KEYS: Final = ("api", "mt5", "trade_copy", "safety", "symbols")
 HIGHEST_INT64: Final = 2**63 - 1  # logins and magic numbers are 64 bits wide in MetaTrader
 HIGHEST_LOTS: Final = Decimal(10_000)
 HIGHEST_MULTIPLIER: Final = Decimal(1_000)
@@ -141,6 +143,7 @@ def load_client(path: Path, environ: Mapping[str, str] = os.environ) -> ClientCo
             "magic_number_copier", 1, HIGHEST_INT64, "0 would mark trades made by hand as the copier's"
         ),
         folder=folder,
+        names=symbol_names(top.section("symbols", required=False)),
     )
     comparable = all(trade_copy.is_good(key) for key in ("mode", "fixed_lot", "max_exposure_lots"))
     if comparable and config.sizing.mode is Mode.FIX and config.sizing.fixed_lot > config.limits.max_exposure_lots:
@@ -234,11 +237,21 @@ def limits(trade_copy: Section, rules: Section) -> Limits:
     )
 
 
+def symbol_names(symbols: Section) -> SymbolNames:
+    return SymbolNames(
+        mapped=symbols.pairs("map", 'the symbol\'s name, 1 to 32 letters, digits or signs, like "EURUSD"', SYMBOL_NAME),
+        prefix=symbols.affix("prefix"),
+        suffix=symbols.affix("suffix"),
+    )
+
+
 # --- checking a section ----------------------------------------------------------------------------------------------
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
 ANY_TEXT: Final = r"(?s).+"
+# What the server takes as a symbol in reports: printable ASCII without a blank at the ends.
+SYMBOL_NAME: Final = r"[!-~](?:[ -~]{0,30}[!-~])?"
 
 
 class Section:
@@ -248,12 +261,18 @@ class Section:
     used: every such value has its mistake noted, and then `finish` lets no settings out.
     """
 
-    def __init__(self, name: str, table: Table | None, keys: tuple[str, ...], mistakes: list[Mistake]) -> None:
-        """`table` None: the section is not there, which is either allowed or has been noted already."""
+    def __init__(
+        self, name: str, table: Table | None, keys: tuple[str, ...], mistakes: list[Mistake], shows_all: bool = False
+    ) -> None:
+        """`table` None: the section is not there, which is either allowed or has been noted already.
+
+        `shows_all`: the keys are the writer's own, and what stands under them may be shown in messages.
+        """
         self.name = name
         self.table = table
         self.keys = keys
         self.mistakes = mistakes
+        self.shows_all = shows_all
         self.bad: set[str] = set()  # keys whose value must not be believed
         self.missing: dict[str, str] = {}  # required keys that are not there → what is allowed
         self.sections: list[Section] = []
@@ -323,6 +342,32 @@ class Section:
         """None when the key is not there or null."""
         node = self.present(key, allowed, required=False)
         return None if node is None or node.value is None else self.checked_text(key, node, allowed)
+
+    def affix(self, key: str) -> str:
+        """A piece of a symbol's name; "" when the key is not there."""
+        allowed = 'at most 31 letters, digits or signs, like ".m"; or "" for nothing'
+        node = self.present(key, allowed, required=False)
+        if node is None or node.value == "":
+            return ""
+        return self.checked_text(key, node, allowed, r"[!-~](?:[ -~]{0,29}[!-~])?")
+
+    def pairs(self, key: str, allowed: str, pattern: str) -> dict[str, str]:
+        """A { } of names chosen by the writer of the file, each with a text. Both must match the pattern."""
+        whole = 'a section like "map": { "XAUUSD": "GOLD" }, the master\'s name first'
+        node = self.present(key, whole, required=False)
+        if node is None:
+            return {}
+        if not isinstance(node.value, Table):
+            self.refuse(key, whole)
+            return {}
+        inner = Section(self.dotted(key), node.value, tuple(node.value.entries), self.mistakes, shows_all=True)
+        found = {}
+        for name, entry in node.value.entries.items():
+            if not re.fullmatch(pattern, name):
+                place = inner.dotted(shortened(name))
+                self.mistakes.append(Mistake("this is no name", f"Allowed: {allowed}", place, entry.key_line))
+            found[name] = inner.text(name, allowed, pattern)
+        return found
 
     def password(self, variable: str, environ: Mapping[str, str]) -> str:
         """From the environment if it is set there, else from the file."""
@@ -411,7 +456,9 @@ class Section:
             return "a section { }"
         if isinstance(node.value, list):
             return "a list [ ]"
-        return "an empty text" if node.value == "" else shown(key, node.raw)
+        if node.value == "":
+            return "an empty text"
+        return shortened(node.raw) if self.shows_all and key != "password" else shown(key, node.raw)
 
     def dotted(self, key: str) -> str:
         return f"{self.name}.{key}" if self.name else key
@@ -442,6 +489,8 @@ class Section:
         if key == "poll_ms":
             return "It belongs outside of the sections" if self.name else "It belongs into the sender's file"
         home = home_of(key)
+        if self.name == "symbols" and home is None:
+            return f'A symbol of the master belongs into "map": {{ "{shortened(key)}": ... }}'
         return f'It belongs into the section "{home}"' if home else f"Known here: {', '.join(self.keys)}"
 
 

@@ -167,6 +167,7 @@ class Copier:
             config.sizing,
             config.limits.tightened(server.limits),
             config.magic,
+            config.names,
         )
 
     # -- one round
@@ -326,7 +327,7 @@ class Copier:
         """The symbols that a decision may be about now, those of trades to be opened with their margin."""
         followed = {c.symbol for c in self._ledger.copies.values() if c.state in (State.OPEN, State.CLOSING)}
         undecided = [held.trade for key, held in self._mirror.trades.items() if key not in self._ledger.copies]
-        asked = {trade.symbol for trade in undecided} | {
+        asked = {self._config.names.of(trade.symbol) for trade in undecided} | {
             copy.symbol for copy in self._ledger.copies.values() if copy.state is State.OPENING
         }
         found: dict[str, Symbol | None] = {}

@@ -13,6 +13,7 @@ from decimal import Decimal
 from account import Order, Position, Reading, Symbol
 from copies import LIVE, Copy, State, order_key, position_key
 from mirror import CopyKey, Held, Mirror
+from names import SymbolNames
 from safety import (
     Allowed,
     Copying,
@@ -122,6 +123,7 @@ class Rules:
     sizing: Sizing
     limits: Limits
     magic: int
+    names: SymbolNames = field(default_factory=SymbolNames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,14 +283,20 @@ def _judged(key: CopyKey, held: Held, known: Known, rules: Rules, exposure: Expo
         rules.limits,
         known.reading.account,
         known.highest_equity,
-        known.symbols.get(held.trade.symbol),
+        _symbol_of(held.trade, known, rules),
         exposure,
     )
     if isinstance(verdict, Allowed):
         return _decided_by_its_order(key, known) or verdict
-    if verdict.reason is Reason.SYMBOL_UNKNOWN and held.trade.symbol not in known.symbols:
-        return Refusal(Reason.NO_QUOTE, f"the terminal does not answer about {held.trade.symbol}", {})
     return verdict
+
+
+def _symbol_of(trade: Trade, known: Known, rules: Rules) -> Symbol | Refusal:
+    """The client's symbol for a trade that is to be opened, or why there is none."""
+    name = rules.names.of(trade.symbol)
+    if name not in known.symbols:
+        return Refusal(Reason.NO_QUOTE, f"the terminal does not answer about {name}", {"symbol": name})
+    return known.symbols[name] or rules.names.unknown(trade.symbol)
 
 
 def _with(exposure: Exposure, trade: Trade, allowed: Allowed) -> Exposure:

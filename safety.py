@@ -192,13 +192,13 @@ def decide(
     limits: Limits,
     account: Account,
     highest_equity: Decimal,
-    symbol: Symbol | None,
+    symbol: Symbol | Refusal,
     exposure: Exposure,
 ) -> Allowed | Refusal:
     """May `trade` be opened on this account now? The rules stand in the order in which they are asked.
 
     `age_ms` is the trade's age (None = unknown), `highest_equity` the highest since the account was first seen,
-    `symbol` the client's symbol with its quote (None = the broker has none of that name).
+    `symbol` the client's symbol with its quote, or the reason why there is none.
     """
     if age_ms is None:
         return Refusal(Reason.AGE_UNKNOWN, "nobody could say how old the trade is", {})
@@ -224,8 +224,8 @@ def decide(
                 "max_drawdown_percent": limits.max_drawdown_percent,
             },
         )
-    if symbol is None:
-        return Refusal(Reason.SYMBOL_UNKNOWN, f"the broker has no symbol {trade.symbol}", {"symbol": trade.symbol})
+    if isinstance(symbol, Refusal):
+        return symbol
     if not (symbol.opens_buy if trade.action.buys else symbol.opens_sell):
         return Refusal(
             Reason.SYMBOL_NOT_TRADABLE,

@@ -32,6 +32,7 @@ SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "copying",
     ),
     "safety": ("max_drawdown_percent", "max_signal_age_s"),
+    "symbols": ("map", "prefix", "suffix"),
 }
 SHOWN_KEYS: Final = frozenset({"poll_ms"}.union(*SECTIONS.values()) - {"password"})
 

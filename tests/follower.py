@@ -21,6 +21,7 @@ from safety import Copying, Limits, Mode, Sizing
 from signals import Action, Kind, Source, Trade, decode, encode, trade_for_client
 from sim_account import AccountSettings
 from sim_broker import Broker
+from sim_symbols import symbols_with
 from sim_terminal import Terminal as SimTerminal
 from terminal import ConnectionLost, Terminal
 
@@ -108,10 +109,14 @@ def order(ticket: int, action: str = "BUY_LIMIT", price: str = "1.09000", **more
 class Follower:
     """EURUSD stands at 1.10000/1.10010 until it is moved."""
 
-    def __init__(self, folder: Path, *, balance: int = 10_000, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, *, balance: int = 10_000, market: dict[str, Any] | None = None, **settings: Any
+    ) -> None:
+        """`market` changes the broker's symbols, as a file of symbols does; `settings` those of the copier's file."""
         self.folder = folder
         self.clock = HandClock()
-        self.broker = Broker(AccountSettings(login=2001, balance=D(balance)), clock=self.clock, seed=1)
+        account, specs = AccountSettings(login=2001, balance=D(balance)), symbols_with(market or {})
+        self.broker = Broker(account, clock=self.clock, symbols=specs, seed=1)
         self.sim = SimTerminal(self.broker)
         self.mt5 = Client(self.sim)
         self.settings = settings

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import config
 import settings_file
 from config import ApiSettings, Module, Mt5Settings, load_client, load_sender
+from names import SymbolNames
 from safety import Copying, Limits, Mode, Sizing
 from settings_file import ConfigError, Mistake
 
@@ -199,6 +200,14 @@ def test_the_state_and_the_rules_can_be_set(tmp_path: Path) -> None:
     assert (loaded.limits.max_drawdown_percent, loaded.limits.max_signal_age_s) == (Decimal("2.5"), 7)
 
 
+def test_the_names_of_symbols_can_be_set(tmp_path: Path) -> None:
+    section = '"symbols": {"map": {"XAUUSD": "GOLD", "US30": "Dow 30"}, "prefix": "", "suffix": ".m"}, "safety"'
+    loaded = client_from(tmp_path, changed('"safety"', section))
+
+    assert loaded.names == SymbolNames({"XAUUSD": "GOLD", "US30": "Dow 30"}, "", ".m")
+    assert client_from(tmp_path, CLIENT).names == SymbolNames({}, "", "")
+
+
 def test_a_simulated_terminal_can_be_named(tmp_path: Path) -> None:
     loaded = client_from(tmp_path, changed('"Broker-Server"', '"Sim", "module": "mt5_sim", "path": "127.0.0.1:18801"'))
 
@@ -358,6 +367,23 @@ BAD_VALUES = [
     ('"client_user"', '"Jo\u00e3o da Silva"', "api.username", "without accents"),
     ('"OpenSesame-77"', '""', "api.password", "empty text"),
     ('"OpenSesame-77"', "12345678", "api.password", "Write it in quotation marks"),
+    ('"safety"', '"symbols": {"suffix": 5}, "safety"', "symbols.suffix", "Write it in quotation marks"),
+    ('"safety"', '"symbols": {"suffix": "m "}, "safety"', "symbols.suffix", "at most 31 letters"),
+    ('"safety"', f'"symbols": {{"prefix": "{"x" * 32}"}}, "safety"', "symbols.prefix", "at most 31 letters"),
+    ('"safety"', '"symbols": {"prefix": "\u00e9"}, "safety"', "symbols.prefix", "found"),
+    ('"safety"', '"symbols": {"prefix": null}, "safety"', "symbols.prefix", "found null"),
+    ('"safety"', '"symbols": {"map": "GOLD"}, "safety"', "symbols.map", "the master's name first"),
+    ('"safety"', '"symbols": {"map": ["GOLD"]}, "safety"', "symbols.map", "found a list"),
+    ('"safety"', '"symbols": {"map": {"XAUUSD": ""}}, "safety"', "symbols.map.XAUUSD", "found an empty text"),
+    ('"safety"', '"symbols": {"map": {"XAUUSD": 5}}, "safety"', "symbols.map.XAUUSD", "Write it in quotation marks"),
+    ('"safety"', '"symbols": {"map": {"XAUUSD": null}}, "safety"', "symbols.map.XAUUSD", "found null"),
+    ('"safety"', '"symbols": {"map": {"XAUUSD": "GOLD "}}, "safety"', "symbols.map.XAUUSD", 'found "GOLD "'),
+    ('"safety"', f'"symbols": {{"map": {{"X": "{"x" * 33}"}}}}, "safety"', "symbols.map.X", "1 to 32 letters"),
+    ('"safety"', '"symbols": {"map": {"": "GOLD"}}, "safety"', "symbols.map.", "this is no name"),
+    ('"safety"', '"symbols": {"map": {"X": "A", "X": "B"}}, "safety"', "symbols.map.X", "twice"),
+    ('"safety"', '"symbols": {"sufix": ".m"}, "safety"', "symbols.sufix", 'Did you mean "suffix"?'),
+    ('"safety"', '"symbols": {"XAUUSD": "GOLD"}, "safety"', "symbols.XAUUSD", 'belongs into "map"'),
+    ('"mode"', '"suffix": ".m", "mode"', "trade_copy.suffix", 'into the section "symbols"'),
     ('"Broker-Server"', '"B", "portable": "true"', "mt5.portable", "without quotation marks"),
     ('"Broker-Server"', '"B", "portable": 1', "mt5.portable", "true or false"),
     ('"Broker-Server"', '"B", "timeout_ms": 10', "mt5.timeout_ms", "milliseconds"),

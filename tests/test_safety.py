@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from account import Account, MarginMode, Symbol
+from names import SymbolNames
 from safety import (
     Allowed,
     Copying,
@@ -104,7 +105,7 @@ EDGES: list[tuple[str, dict[str, Any], Reason | None]] = [
     ("drawdown at its limit", {"account": replace(ACCOUNT, equity=D(9000))}, None),
     ("drawdown above it", {"account": replace(ACCOUNT, equity=D("8999.99"))}, Reason.DRAWDOWN),
     ("highest equity unknown", {"highest_equity": D(0)}, Reason.DRAWDOWN),
-    ("no such symbol", {"symbol": None}, Reason.SYMBOL_UNKNOWN),
+    ("no such symbol", {"symbol": SymbolNames().unknown("EURUSD")}, Reason.SYMBOL_UNKNOWN),
     ("only short", {"symbol": replace(EURUSD, opens_buy=False)}, Reason.SYMBOL_NOT_TRADABLE),
     ("only short, sell", {"trade": SELL, "symbol": replace(EURUSD, opens_buy=False)}, None),
     ("only long, sell", {"trade": SELL, "symbol": replace(EURUSD, opens_sell=False)}, Reason.SYMBOL_NOT_TRADABLE),
@@ -262,7 +263,7 @@ def test_the_stricter_of_two_states_holds() -> None:
         assert stricter(one, Copying.ON) is one
 
 
-@pytest.mark.parametrize("module", ["safety", "signals", "plan", "copies", "mirror", "account", "clocks"])
+@pytest.mark.parametrize("module", ["safety", "signals", "plan", "copies", "mirror", "account", "clocks", "names"])
 def test_the_modules_that_decide_have_no_clock_socket_terminal_or_database(module: str) -> None:
     allowed = {
         *(
@@ -277,7 +278,7 @@ def test_the_modules_that_decide_have_no_clock_socket_terminal_or_database(modul
             "hashlib",
             "functools",
         ),
-        *("safety", "signals", "copies", "mirror", "account", "clocks"),
+        *("safety", "signals", "copies", "mirror", "account", "clocks", "names"),
     }
     tree = ast.parse((Path(__file__).parent.parent / f"{module}.py").read_text("utf-8"))
     imported = set()

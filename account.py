@@ -107,6 +107,7 @@ class Deal:
     order: int
     position_id: int  # identifier of the position it opened, changed or closed
     entry: Entry
+    buys: bool
     volume: Decimal
     price: Decimal
     profit: Decimal

@@ -11,15 +11,15 @@ import functools
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
 from account import PATIENCE_S, Deal, Entry, Order, OrderEnd, PastOrder, Position, Reading
-from mirror import CopyKey, Mirror
+from mirror import CopyKey, Held, TradeKey
 from safety import Reason
-from signals import NOTHING, Action, Kind, Source, Trade
+from signals import NOTHING, Action, Kind, Source
 
 
 class State(StrEnum):
@@ -35,6 +35,7 @@ class State(StrEnum):
     UNKNOWN = "unknown"  # outcome of the open never became known; given up, still watched for
 
 
+LONGEST_NAME: Final = 11  # of the trade in a tag
 LIVE: Final = frozenset({State.OPENING, State.OPEN, State.CLOSING})
 
 
@@ -50,6 +51,7 @@ class Copy:
     symbol: str  # the client's
     action: Action
     magic: int
+    leg: int = 0  # which part of the trade, see legs.py
     source: Source = Source.TERMINAL
     epoch: str = ""  # of the server's database that told of the trade
     volume: Decimal = NOTHING  # lots: asked for while opening, filled once open; the whole of the proportion
@@ -60,23 +62,34 @@ class Copy:
     client_kind: Kind | None = None  # what the copy is on the account now
     client_ticket: int = 0  # identifier of the position or ticket of the pending order
     reduce_to: Decimal | None = None  # lots after a reduction that was sent and not yet seen
+    net_before: Decimal | None = None  # netting accounts: the symbol's lots (short: below 0) before an order was sent
     reason: str = ""
     detail: str = ""
 
     @property
     def key(self) -> CopyKey:
-        return (self.master, self.kind, self.ticket)
+        return (self.master, self.kind, self.ticket, self.leg)
+
+    @property
+    def signed(self) -> Decimal:
+        """Lots, below 0 when they are sold."""
+        return self.current if self.action.buys else -self.current
 
 
 @functools.lru_cache(maxsize=65_536)
-def tag_of(key: CopyKey) -> str:
+def tag_of(key: CopyKey | TradeKey) -> str:
     """The order comment that marks the copy of a trade: at most 16 ASCII characters, the same whenever it is asked for.
 
-    Kind, ticket in base 36 and three characters for the master: `pvsdg2w.k3x`. Brokers keep 16 characters at least.
+    Kind, ticket in base 36, the leg after the first, and three characters for the master: `pvsdg2w.k3x`,
+    `pvsdg2w-1.k3x`. Brokers keep 16 characters at least.
     """
-    master, kind, ticket = key
-    mark = int.from_bytes(hashlib.sha256(master.encode()).digest()[:4]) % 36**3
-    return f"{kind[0]}{_base36(ticket)}.{_base36(mark).zfill(3)}"
+    master, kind, ticket = key[:3]
+    leg = key[3] if len(key) == 4 else 0
+    mark = _base36(int.from_bytes(hashlib.sha256(master.encode()).digest()[:4]) % 36**3).zfill(3)
+    name = _base36(ticket) + (f"-{_base36(leg)}" if leg else "")
+    if len(name) > LONGEST_NAME:
+        name = _base36(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])).zfill(LONGEST_NAME)[-LONGEST_NAME:]
+    return f"{kind[0]}{name}.{mark}"
 
 
 def _base36(number: int) -> str:
@@ -88,13 +101,10 @@ def _base36(number: int) -> str:
             return digits
 
 
-def order_key(key: CopyKey) -> CopyKey:
-    """The pending order that a position came from, if it came from one: MetaTrader gives both the same ticket."""
-    return (key[0], Kind.ORDER, key[2])
-
-
-def position_key(key: CopyKey) -> CopyKey:
-    return (key[0], Kind.POSITION, key[2])
+def order_key(held: Held) -> CopyKey:
+    """The pending order that a position came from, if it came from one. MetaTrader gives both the same ticket, unless
+    the order's fill made a position grow that was there before."""
+    return (held.trade.master, Kind.ORDER, held.order, 0)
 
 
 Thing = Position | Order
@@ -157,7 +167,7 @@ class Observation:
     """What a reading says of all copies. In `doubt` are those it contradicts without proof."""
 
     news: tuple[Seen | Ended | Reduced, ...] = ()
-    adopted: tuple[tuple[Trade, Thing], ...] = ()  # of a ledger that was lost
+    adopted: tuple[tuple[Held, Thing], ...] = ()  # of a ledger that was lost
     strangers: tuple[Thing, ...] = ()  # ours by magic, and nobody knows whose copies
     doubt: tuple[Copy, ...] = ()
 
@@ -186,7 +196,7 @@ def observe(
     evidence: Mapping[CopyKey, Evidence],
     waited: Mapping[CopyKey, float],
     remembered: Mapping[int, Copy],
-    mirror: Mirror,
+    books: Mapping[CopyKey, Held],
     magic: int,
 ) -> Observation:
     """What became of our copies.
@@ -230,28 +240,36 @@ def observe(
         if copy.reduce_to is not None and (shown.volume <= copy.reduce_to or not patient):
             news.append(Reduced(copy, shown.volume <= copy.reduce_to))
 
-    adopted: list[tuple[Trade, Thing]] = []
+    adopted: list[tuple[Held, Thing]] = []
     strangers: list[Thing] = []
-    tags = {tag_of(key): trade for key, trade in _by_key(mirror).items()} if free else {}
+    tags = tagged(books, (thing.comment for thing in free)) if free else {}
     taken: set[CopyKey] = {copy.key for copy in copies if copy.state in LIVE}
     for thing in free:
         known = remembered.get(thing.identifier)
-        trade = tags.get(thing.comment)
+        key, held = tags.get(thing.comment, (None, None))
         if known is not None and known.key not in taken:
             taken.add(known.key)
             news.append(_seen(known, thing))
-        elif known is None and trade is not None and (trade.master, *trade.key) not in taken:
-            taken.add((trade.master, *trade.key))
-            adopted.append((trade, thing))
+        elif known is None and held is not None and key is not None and key not in taken:
+            taken.add(key)
+            adopted.append((held, thing))
         else:
             strangers.append(thing)
     return Observation(tuple(news), tuple(adopted), tuple(strangers), tuple(doubt))
 
 
-def _by_key(mirror: Mirror) -> dict[CopyKey, Trade]:
-    """The masters' trades, and each position a second time under the pending order it may have come from."""
-    trades = {key: held.trade for key, held in mirror.trades.items()}
-    return {**{order_key(key): trade for key, trade in trades.items()}, **trades}
+def tagged(books: Mapping[CopyKey, Held], comments: Iterable[str]) -> dict[str, tuple[CopyKey, Held]]:
+    """The masters' trades by the tags of their copies; each position also by that of the pending order it may have come
+    from, and by those of the legs which are among the `comments`, as far as nobody knows what legs it has."""
+    found = {tag_of(order_key(held)): (key, held) for key, held in books.items() if key[1] is Kind.POSITION}
+    found |= {tag_of(key): (key, held) for key, held in books.items()}
+    numbers = {int(leg, 36) for comment in comments for leg in re.findall(r"-([0-9a-z]{1,3})\.", comment)}
+    for key, held in books.items():
+        if key[1] is Kind.POSITION and key[3] == 0:
+            for leg in sorted(numbers):
+                other = (*key[:3], leg)
+                found.setdefault(tag_of(other), (other, replace(held, leg=leg)))
+    return found
 
 
 def _seen(copy: Copy, thing: Thing) -> Seen:
@@ -299,13 +317,13 @@ def _alike(copy: Copy, thing: Thing) -> bool:
 
 def _is_tag(comment: str) -> bool:
     """Whether a comment is the tag of some copy, so that it cannot be a tag that a broker replaced."""
-    return re.fullmatch(r"[po][0-9a-z]{1,11}\.[0-9a-z]{3}", comment) is not None
+    return re.fullmatch(r"[po][0-9a-z-]{1,11}\.[0-9a-z]{3}", comment) is not None
 
 
 def _never_opened(copy: Copy, proof: Evidence, patient: bool) -> Ended | None:
     past = proof.past
     if past is not None and proof.opened and proof.closed >= proof.opened:
-        return Ended(copy, State.CLOSED_BY_CLIENT, Reason.CLOSED_BY_CLIENT, _how_closed(proof.last), proof.last)
+        return Ended(copy, State.CLOSED_BY_CLIENT, Reason.CLOSED_BY_CLIENT, how_closed(proof.last), proof.last)
     if past is not None and past.end in (OrderEnd.CANCELLED, OrderEnd.EXPIRED) and not past.filled:
         return Ended(copy, State.FAILED, Reason.BROKER_REFUSED, f"the broker ended order {past.ticket}: {past.end}")
     if patient:
@@ -321,7 +339,7 @@ def _gone(copy: Copy, proof: Evidence, patient: bool) -> Ended | None:
     reason = Reason.MASTER_CLOSED if copy.state is State.CLOSING else Reason.CLOSED_BY_CLIENT
     past = proof.past
     if proof.opened and proof.closed >= proof.opened:
-        return Ended(copy, state, reason, _how_closed(proof.last), proof.last)
+        return Ended(copy, state, reason, how_closed(proof.last), proof.last)
     if copy.client_kind is Kind.ORDER and past and past.end in (OrderEnd.CANCELLED, OrderEnd.EXPIRED):
         return Ended(copy, state, reason, f"pending order {past.ticket} {past.end}")
     if patient:
@@ -331,7 +349,7 @@ def _gone(copy: Copy, proof: Evidence, patient: bool) -> Ended | None:
     return Ended(copy, state, reason, f"not on the account for {PATIENCE_S:.0f} s, no deal in the history shows why")
 
 
-def _how_closed(deal: Deal | None) -> str:
+def how_closed(deal: Deal | None) -> str:
     if deal is None:
         return "closed"
     how = {0: "by hand", 1: "by hand", 2: "by hand", 3: "by a program", 4: "by stop loss", 5: "by take profit"}

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from copies import Copy, State
-from mirror import CopyKey
+from legs import Leg, Legs
+from mirror import CopyKey, TradeKey
 from onelock import Locked, lock
 from signals import Action, Book, Key, Kind, Source, Trade, decode, encode, trade_for_sender, trade_from_sender
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 SCHEMA: Final = Path(__file__).with_name("schema_ledger.sql")
 
 Connect = Callable[..., sqlite3.Connection]  # `sqlite3.connect`, or what behaves like it
@@ -161,6 +162,7 @@ class Ledger:
 
 
 _COLUMNS: Final = [field.name for field in fields(Copy)]
+_LEG_COLUMNS: Final = [field.name for field in fields(Leg)]
 
 
 class CopierLedger(Ledger):
@@ -172,13 +174,17 @@ class CopierLedger(Ledger):
         rows = self._rows("SELECT * FROM copies WHERE state IN (?, ?, ?, ?)", *live)
         self.copies: dict[CopyKey, Copy] = {copy.key: copy for copy in map(_copy, rows)}
         self._absent: set[CopyKey] = set()  # asked for, and not in the file
+        self.legs: dict[TradeKey, Legs] = {}  # of the trades that are not simply what they were at first
+        for row in self._rows("SELECT * FROM legs ORDER BY master, kind, ticket, number"):
+            trade = (row["master"], Kind(row["kind"]), row["ticket"])
+            self.legs[trade] = (*self.legs.get(trade, ()), _leg(row))
 
     def load(self, keys: Iterable[CopyKey]) -> None:
         """Have the copies of these trades in `copies`, where there are any."""
         for key in keys:
             if key in self.copies or key in self._absent:
                 continue
-            rows = self._rows("SELECT * FROM copies WHERE master = ? AND kind = ? AND ticket = ?", *key)
+            rows = self._rows("SELECT * FROM copies WHERE master = ? AND kind = ? AND ticket = ? AND leg = ?", *key)
             if rows:
                 self.copies[key] = _copy(rows[0])
             else:
@@ -204,8 +210,14 @@ class CopierLedger(Ledger):
         rows = self._rows('SELECT max(max(after_ticket, "order", client_ticket)) AS highest FROM copies')
         return int(rows[0]["highest"] or 0)
 
-    def record(self, *copies: Copy, reports: Iterable[Mapping[str, Any]] = ()) -> None:
-        """The state of copies from now on, together with the reports about them, in one transaction."""
+    def record(
+        self,
+        *copies: Copy,
+        reports: Iterable[Mapping[str, Any]] = (),
+        legs: Mapping[TradeKey, Legs] | None = None,
+    ) -> None:
+        """The state of copies from now on, together with the reports about them, in one transaction; and all the legs
+        of some trades."""
         now = self._now_ms()
         with self._transaction() as db:
             for copy in copies:
@@ -214,22 +226,32 @@ class CopierLedger(Ledger):
                     f"""
                     INSERT INTO copies ({", ".join(f'"{name}"' for name in _COLUMNS)}, created_at, updated_at)
                     VALUES ({", ".join("?" for _ in _COLUMNS)}, ?, ?)
-                    ON CONFLICT (master, kind, ticket) DO UPDATE SET
+                    ON CONFLICT (master, kind, ticket, leg) DO UPDATE SET
                     {", ".join(f'"{name}" = excluded."{name}"' for name in _COLUMNS)}, updated_at = excluded.updated_at
                     """,  # noqa: S608  the column names are those of the dataclass
                     (*values, now, now),
                 )
+            for trade, new in (legs or {}).items():
+                db.execute("DELETE FROM legs WHERE master = ? AND kind = ? AND ticket = ?", trade)
+                for leg in new:
+                    values = [_stored(getattr(leg, name)) for name in _LEG_COLUMNS]
+                    db.execute("INSERT INTO legs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*trade, *values))
             for report in reports:
                 db.execute("INSERT INTO reports (body) VALUES (?)", (encode({"id": uuid.uuid4().hex, **report}),))
         for copy in copies:
             self.copies[copy.key] = copy
             self._absent.discard(copy.key)
+        for trade, new in (legs or {}).items():
+            self.legs[trade] = new
+            if not new:
+                del self.legs[trade]
 
     def withdraw(self, copy: Copy) -> None:
         """Take an intent back: the broker's answer proves that its order was not executed."""
         with self._transaction() as db:
             gone = db.execute(
-                "DELETE FROM copies WHERE master = ? AND kind = ? AND ticket = ? AND state = 'opening'", copy.key
+                "DELETE FROM copies WHERE master = ? AND kind = ? AND ticket = ? AND leg = ? AND state = 'opening'",
+                copy.key,
             ).rowcount
         if gone:
             self.copies.pop(copy.key, None)
@@ -250,12 +272,25 @@ def _stored(value: Any) -> Any:
     return str(value) if isinstance(value, str) else value  # a plain str, also of an enumeration
 
 
+def _leg(row: sqlite3.Row) -> Leg:
+    return Leg(
+        number=row["number"],
+        buys=bool(row["buys"]),
+        initial=Decimal(row["initial"]),
+        left=Decimal(row["left"]),
+        price=Decimal(row["price"]),
+        order=row["order"],
+        opened_at=row["opened_at"],
+    )
+
+
 def _copy(row: sqlite3.Row) -> Copy:
-    client_kind, reduce_to = row["client_kind"], row["reduce_to"]
+    client_kind, reduce_to, net_before = row["client_kind"], row["reduce_to"], row["net_before"]
     return Copy(
         master=row["master"],
         kind=Kind(row["kind"]),
         ticket=row["ticket"],
+        leg=row["leg"],
         state=State(row["state"]),
         tag=row["tag"],
         symbol=row["symbol"],
@@ -271,6 +306,7 @@ def _copy(row: sqlite3.Row) -> Copy:
         client_kind=Kind(client_kind) if client_kind else None,
         client_ticket=row["client_ticket"],
         reduce_to=Decimal(reduce_to) if reduce_to is not None else None,
+        net_before=Decimal(net_before) if net_before is not None else None,
         reason=row["reason"],
         detail=row["detail"],
     )

@@ -31,7 +31,8 @@ from signals import (
     whole,
 )
 
-CopyKey = tuple[str, Kind, int]  # master, kind, ticket
+TradeKey = tuple[str, Kind, int]  # master, kind, ticket
+CopyKey = tuple[str, Kind, int, int]  # and which leg of the trade, see legs.py
 
 _SEQ: Final = whole(0, 2**62)
 CLOCK_WINDOW_S: Final = 60.0  # for so long (twice at most) the message with the least delay shows the server's time
@@ -61,6 +62,16 @@ class Held:
     received: float  # monotonic seconds
     detected_at: int = 0  # UTC ms at the sender, for the report of latencies only
     server_time: int = 0
+    leg: int = 0  # which part of the master's trade this is, see legs.py
+    order: int = 0  # the pending order it came from, if it came from one
+
+    @property
+    def trade_key(self) -> TradeKey:
+        return (self.trade.master, *self.trade.key)
+
+    @property
+    def key(self) -> CopyKey:
+        return (*self.trade_key, self.leg)
 
     def age_ms(self, now: float) -> int | None:
         if self.age_at_receipt_ms is None:
@@ -99,7 +110,7 @@ class Mirror:
 
     def __init__(self, last_epoch: str = "", last_seq: int = 0, last_run: str = "") -> None:
         """`last_epoch`, `last_seq` and `last_run` are what the ledger remembers from before the start."""
-        self.trades: dict[CopyKey, Held] = {}
+        self.trades: dict[TradeKey, Held] = {}
         self.masters: dict[str, Master] = {}
         self.epoch = last_epoch
         self.seq = last_seq
@@ -109,7 +120,7 @@ class Mirror:
         self.book_time = 0  # UTC ms by the server's clock: when it made the last whole book
         self.book_received = 0.0  # monotonic: when it came
         self._server_clock = RemoteClock(CLOCK_WINDOW_S)
-        self._closed: set[CopyKey] = set()  # closed in so many words since the last whole book
+        self._closed: set[TradeKey] = set()  # closed in so many words since the last whole book
         # Masters whose books are not believed to be complete: the server's database is another one, or went back in
         # time (a backup was restored).
         self.went_back: dict[str, Doubt] = {}
@@ -119,7 +130,7 @@ class Mirror:
         """The books stay as they are, but may be out of date: nothing may be opened from them."""
         self.synced = False
 
-    def speaks_for(self, key: CopyKey, source: Source, epoch: str) -> bool:
+    def speaks_for(self, key: TradeKey, source: Source, epoch: str) -> bool:
         """Whether a trade that is not in the book is gone, and not merely unknown to this server database.
 
         `epoch` is that of the database that told of the trade. What a sender's account holds is known once it has
@@ -134,6 +145,11 @@ class Mirror:
         if source is Source.MANUAL:
             return epoch == self.epoch
         return self.masters[master].reported_at is not None
+
+    def age_ms(self, opened_at: int, now: float) -> int | None:
+        """How old is what was opened then, by the server's clock; None when that is not known."""
+        server_now = self._server_clock.now_ms(now)
+        return None if not opened_at or server_now is None else max(0, server_now - opened_at)
 
     def apply(self, message: Mapping[str, Any], now: float) -> bool:
         """Take in a message; True when the whole book must be asked for. Raises `BadField`; ignores unknown types."""
@@ -278,7 +294,7 @@ def _lots_left(data: Mapping[str, Any]) -> Decimal:
     return left
 
 
-def _key(data: Mapping[str, Any]) -> CopyKey:
+def _key(data: Mapping[str, Any]) -> TradeKey:
     found = read_fields(data, {"master": USERNAME, "kind": one_of(Kind), "ticket": TICKET}, others_allowed=True)
     return (found["master"], found["kind"], found["ticket"])
 

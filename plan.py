@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from account import Order, Position, Reading, Symbol
-from copies import LIVE, Copy, State, order_key, position_key
+from account import MarginMode, Order, Position, Reading, Symbol
+from copies import LIVE, Copy, State, order_key
 from mirror import CopyKey, Held, Mirror
 from names import SymbolNames
+from netting import lots_of, part_of, stops_of
 from safety import (
     Allowed,
     Copying,
@@ -41,6 +42,16 @@ class Reduce:
     copy: Copy
     position: Position
     to: Decimal  # lots left
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """On a netting account: trade against a copy's side, so that `to` lots of it are left (0 = it is closed)."""
+
+    copy: Copy
+    to: Decimal
+    reason: Reason
+    lots: Decimal  # of the symbol on the account before it, below 0 when they are sold
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +85,7 @@ class Inherit:
     """The copy of a pending order that filled becomes the copy of the position that the master's order became."""
 
     copy: Copy
-    trade: Trade
+    held: Held
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +109,7 @@ class Refuse:
     refusal: Refusal
 
 
-Follow = Close | Reduce | Remove | SetStops | Move | Inherit
+Follow = Close | Reduce | Trim | Remove | SetStops | Move | Inherit
 Step = Follow | Open | Refuse
 Aim = tuple[Decimal | int, ...]
 
@@ -106,7 +117,7 @@ Aim = tuple[Decimal | int, ...]
 def aim_of(step: Step) -> Aim:
     """What a step wants to reach: with another aim it is another step, which need not rest because this one does."""
     match step:
-        case Reduce():
+        case Reduce() | Trim():
             return (step.to,)
         case SetStops():
             return (step.sl, step.tp)
@@ -124,12 +135,14 @@ class Rules:
     limits: Limits
     magic: int
     names: SymbolNames = field(default_factory=SymbolNames)
+    allow_mixed_symbol: bool = False  # on a netting account: also symbols of which the follower has lots of his own
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """Everything `plan` looks at beside the masters' books and the rules."""
 
+    books: Mapping[CopyKey, Held]  # the masters' trades, leg by leg
     copies: Mapping[CopyKey, Copy]  # all that concern trades of the books, and all live ones
     reading: Reading
     symbols: Mapping[str, Symbol | None]  # None = the broker has none of that name; missing = no answer now
@@ -140,6 +153,22 @@ class Known:
     utc_offset_s: int | None = None  # of the client's broker clock; None = not known
     # (trade, kind of step) → until when (monotonic) the step with this aim rests, because it was done or refused
     rests: Mapping[tuple[CopyKey, type], tuple[float, Aim]] = field(default_factory=dict)
+    foreign: Mapping[str, Decimal] = field(default_factory=dict)  # netting: lots of a symbol that are not ours
+    blocked: frozenset[str] = frozenset()  # netting: symbols whose lots are not known for certain now
+
+    @property
+    def netting(self) -> bool:
+        return self.reading.account.margin_mode is not MarginMode.HEDGING
+
+    def heir(self, order: CopyKey) -> Held | None:
+        """The position that a master's pending order became, or became a part of."""
+        heirs = [
+            (key, held)
+            for key, held in self.books.items()
+            if key[1] is Kind.POSITION and held.order and order_key(held) == order
+        ]
+        heirs.sort(key=lambda heir: heir[0] in self.copies)
+        return heirs[0][1] if heirs else None
 
     def is_resting(self, key: CopyKey, step: Step) -> bool:
         until, aim = self.rests.get((key, type(step)), (0.0, ()))
@@ -150,17 +179,18 @@ def plan(mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
     """What to do now, in this order: what takes risk away, what moves stops, what opens."""
     away: list[Step] = []
     moves: list[Step] = []
-    opens: list[Step] = []
     positions = {position.identifier: position for position in known.reading.positions}
     orders = {order.ticket: order for order in known.reading.orders}
     for copy in known.copies.values():
         if copy.state in (State.OPEN, State.CLOSING):
-            position, order = positions.get(copy.client_ticket), orders.get(copy.client_ticket)
+            order = orders.get(copy.client_ticket) if copy.client_kind is Kind.ORDER or not known.netting else None
+            position = part_of(copy, known.reading) if known.netting else positions.get(copy.client_ticket)
             for step in _follow(copy, position, order, mirror, known, rules):
                 if not known.is_resting(copy.key, step):
                     (moves if isinstance(step, SetStops | Move) else away).append(step)
-    if known.opens_allowed:
-        opens = _opens(mirror, known, rules)
+    if known.netting:
+        away, moves = _trims(away, known), _net_stops(moves, known, rules)
+    opens = _opens(known, rules, {step.copy.symbol for step in away if isinstance(step, Trim)})
     return away + moves + opens
 
 
@@ -168,19 +198,20 @@ def _follow(
     copy: Copy, position: Position | None, order: Order | None, mirror: Mirror, known: Known, rules: Rules
 ) -> list[Follow]:
     """What an open copy, shown as `position` or `order`, needs to be as its master's trade is."""
-    held = mirror.trades.get(copy.key)
-    heir = mirror.trades.get(position_key(copy.key)) if copy.kind is Kind.ORDER else None
+    held = known.books.get(copy.key)
+    heir = known.heir(copy.key) if copy.kind is Kind.ORDER and held is None else None
 
     if rules.copying is Copying.FLATTEN:
         return _end(copy, position, order, Reason.FLATTENED)
-    if heir is not None and held is None:  # while the master's order stands as well, only a part of it has filled
+    if heir is not None:  # while the master's order stands as well, only a part of it has filled
         # The master's order filled. A copy that filled too goes on as the copy of the position; one that did not is
         # taken back first, and only when it is proven not to have filled is the position opened at market: never both.
         if position is not None and order is None:
-            return [Inherit(copy, heir.trade)]
+            return [Inherit(copy, heir)]
         return _end(copy, None, order, Reason.MASTER_CLOSED)
     if held is None:
-        if not mirror.speaks_for(copy.key, copy.source, copy.epoch):
+        trade_key = copy.key[:3]
+        if trade_key not in mirror.trades and not mirror.speaks_for(trade_key, copy.source, copy.epoch):
             return []
         return _end(copy, position, order, Reason.MASTER_CLOSED)
 
@@ -198,7 +229,7 @@ def _follow(
     if rules.copying is Copying.PAUSED:
         return wanted
     price, stoplimit, sl, tp = _prices(trade, symbol)
-    if position is not None and (position.sl, position.tp) != (sl, tp):
+    if position is not None and (known.netting or (position.sl, position.tp) != (sl, tp)):
         wanted.append(SetStops(copy, position, sl, tp))
     if order is not None and copy.kind is Kind.ORDER:
         expiration = _expiration(trade, symbol, known, order.expiration_msc // 1000)
@@ -206,6 +237,44 @@ def _follow(
         if now != (price, stoplimit, sl, tp, expiration):
             wanted.append(Move(copy, order, price, stoplimit, sl, tp, expiration))
     return wanted
+
+
+def _trims(steps: list[Step], known: Known) -> list[Step]:
+    """The same on a netting account: closes and reductions trade against the sum, one at a time for each symbol."""
+    busy = set(known.blocked)
+    found: list[Step] = []
+    for step in steps:
+        if not isinstance(step, Close | Reduce):
+            found.append(step)
+            continue
+        symbol = step.copy.symbol
+        to, reason = (step.to, Reason.MASTER_CLOSED) if isinstance(step, Reduce) else (NOTHING, step.reason)
+        trim = Trim(step.copy, to, reason, lots_of(known.reading, symbol))
+        if symbol not in busy and not known.is_resting(step.copy.key, trim):
+            busy.add(symbol)
+            found.append(trim)
+    return found
+
+
+def _net_stops(moves: list[Step], known: Known, rules: Rules) -> list[Step]:
+    """The stops of each symbol's position, instead of those of each copy; none where foreign lots are in it."""
+    wanted = {step.copy.key: (step.sl, step.tp) for step in moves if isinstance(step, SetStops)}
+    found: list[Step] = [step for step in moves if not isinstance(step, SetStops)]
+    if rules.copying is Copying.PAUSED:
+        return found
+    for position in known.reading.positions:
+        name, long = position.symbol, position.action.buys
+        if name in known.blocked or known.foreign.get(name):
+            continue
+        parts = [c for c in known.copies.values() if c.symbol == name and c.state in (State.OPEN, State.CLOSING)]
+        parts = [c for c in parts if part_of(c, known.reading) is not None and c.action.buys == long]
+        if not parts or any(copy.key not in wanted for copy in parts):
+            continue  # of one of them it is not known now, or it is being closed
+        sl, tp = stops_of([wanted[copy.key] for copy in parts], long=long)
+        step = SetStops(parts[0], position, sl, tp)
+        if (position.sl, position.tp) != (sl, tp) and not known.is_resting(parts[0].key, step):
+            found.append(step)
+    return found
 
 
 def _prices(trade: Trade, symbol: Symbol) -> tuple[Decimal, Decimal, Decimal, Decimal]:
@@ -237,21 +306,27 @@ def _end(copy: Copy, position: Position | None, order: Order | None, reason: Rea
     return ends
 
 
-def _opens(mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
+def _opens(known: Known, rules: Rules, trimmed: set[str]) -> list[Step]:
+    if not known.opens_allowed:
+        return []
     wanted: list[Step] = []
     exposure = exposure_of(known, rules.magic)
     unresolved = {(c.symbol, c.action.buys, c.volume) for c in known.copies.values() if c.state is State.OPENING}
-    for key, held in mirror.trades.items():
+    busy = trimmed | known.blocked  # on a netting account
+    for key, held in known.books.items():
         if key in known.copies or known.rests.get((key, Open), (0.0, ()))[0] > known.now:
             continue
-        forerunner = known.copies.get(order_key(key)) if key[1] is Kind.POSITION else None
+        forerunner = known.copies.get(order_key(held)) if key[1] is Kind.POSITION else None
         if forerunner is not None and forerunner.state in LIVE:
             continue  # the copy of the pending order it came from is settled first; then this is decided
-        verdict = _judged(key, held, known, rules, exposure)
+        verdict = _judged(held, known, rules, exposure)
         if isinstance(verdict, Allowed):
-            likeness = (verdict.symbol.name, held.trade.action.buys, verdict.volume)
-            if likeness not in unresolved:
+            name = verdict.symbol.name
+            likeness = (name, held.trade.action.buys, verdict.volume)
+            if likeness not in unresolved and not (held.trade.kind is Kind.POSITION and name in busy):
                 unresolved.add(likeness)
+                if known.netting and held.trade.kind is Kind.POSITION:
+                    busy.add(name)
                 exposure = _with(exposure, held.trade, verdict)
                 prices = _prices(held.trade, verdict.symbol)
                 wanted.append(Open(held, verdict, *prices, _expiration(held.trade, verdict.symbol, known)))
@@ -265,7 +340,7 @@ def _opens(mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
     return wanted
 
 
-def _judged(key: CopyKey, held: Held, known: Known, rules: Rules, exposure: Exposure) -> Allowed | Refusal:
+def _judged(held: Held, known: Known, rules: Rules, exposure: Exposure) -> Allowed | Refusal:
     """The verdict on a trade that was never copied: of the ledger, of the pending order it came from, of the rules."""
     opened_at = held.trade.opened_at
     if opened_at and opened_at <= known.born_at:
@@ -287,7 +362,7 @@ def _judged(key: CopyKey, held: Held, known: Known, rules: Rules, exposure: Expo
         exposure,
     )
     if isinstance(verdict, Allowed):
-        return _decided_by_its_order(key, known) or verdict
+        return _decided_by_its_order(held, known) or _mixed(verdict, known, rules) or verdict
     return verdict
 
 
@@ -311,7 +386,11 @@ def _margin(symbol: Symbol | None, action: Action, volume: Decimal) -> Decimal:
 
 def exposure_of(known: Known, magic: int) -> Exposure:
     """What our copies take: everything with our magic on the account, and the opens not settled yet (`opening`)."""
-    volumes = [position.volume for position in known.reading.positions if position.magic == magic]
+    if known.netting:
+        live = [copy for copy in known.copies.values() if copy.state in LIVE]
+        volumes = [copy.current for copy in live if copy.client_kind is Kind.POSITION]
+    else:
+        volumes = [position.volume for position in known.reading.positions if position.magic == magic]
     volumes += [order.volume for order in known.reading.orders if order.magic == magic]
     opening = [copy for copy in known.copies.values() if copy.state is State.OPENING]
     volumes += [copy.volume for copy in opening]
@@ -319,11 +398,24 @@ def exposure_of(known: Known, magic: int) -> Exposure:
     return Exposure(len(volumes), sum(volumes, NOTHING), margin)
 
 
-def _decided_by_its_order(key: CopyKey, known: Known) -> Refusal | None:
-    """For a position that the master's pending order became: what the fate of that order's copy says about it."""
-    if key[1] is not Kind.POSITION:
+def _mixed(allowed: Allowed, known: Known, rules: Rules) -> Refusal | None:
+    """On a netting account: the follower's own lots of a symbol and ours would be one position."""
+    name = allowed.symbol.name
+    foreign = known.foreign.get(name, NOTHING)
+    if not known.netting or not foreign or rules.allow_mixed_symbol:
         return None
-    forerunner = known.copies.get(order_key(key))
+    return Refusal(
+        Reason.MIXED_SYMBOL,
+        f"{foreign} lots of {name} on this netting account are not the copier's (allow_mixed_symbol is false)",
+        {"foreign_lots": foreign},
+    )
+
+
+def _decided_by_its_order(held: Held, known: Known) -> Refusal | None:
+    """For a position that the master's pending order became: what the fate of that order's copy says about it."""
+    if held.trade.kind is not Kind.POSITION:
+        return None
+    forerunner = known.copies.get(order_key(held))
     if forerunner is None:
         return None
     if forerunner.state is State.CLOSED_BY_CLIENT:

@@ -82,6 +82,7 @@ class Reason(StrEnum):
     EXPOSURE_TRADES = "max_exposure_trades"
     EXPOSURE_LOTS = "max_exposure_lots"
     MARGIN = "margin_insufficient"
+    MIXED_SYMBOL = "mixed_symbol"
     AGE_UNKNOWN = "age_unknown"
     BROKER_BUSY = "broker_refused_for_now"
     WAITING = "waiting_for_another_order"

@@ -287,6 +287,7 @@ class Terminal:
                 order=d.order,
                 position_id=d.position_id,
                 entry=Entry(d.entry),
+                buys=d.type == self._mt5.DEAL_TYPE_BUY,
                 volume=exact(d.volume),
                 price=exact(d.price),
                 profit=exact(d.profit),
@@ -384,6 +385,28 @@ class Terminal:
                 "action": self._mt5.TRADE_ACTION_DEAL,
                 "symbol": position.symbol,
                 "position": position.ticket,
+                "volume": float(volume),
+                "type": self._type(opposite),
+                "price": float(price),
+                "deviation": deviation,
+                "magic": magic,
+                "comment": comment,
+            },
+        )
+
+    def trade_against(
+        self, symbol: str, action: Action, volume: Decimal, *, deviation: int, magic: int, comment: str
+    ) -> Outcome:
+        """On a netting account: trade `volume` lots the other way than `action`. Not harmless to repeat."""
+        opposite = Action.SELL if action.buys else Action.BUY
+        tick = self._mt5.symbol_info_tick(symbol)
+        price = 0.0 if tick is None else tick.ask if opposite.buys else tick.bid
+        return self._send_filled(
+            Op.REDUCE,
+            symbol,
+            {
+                "action": self._mt5.TRADE_ACTION_DEAL,
+                "symbol": symbol,
                 "volume": float(volume),
                 "type": self._type(opposite),
                 "price": float(price),

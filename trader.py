@@ -16,14 +16,16 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
-from account import Order, Position, Reading
+from account import MarginMode, Order, Position, Reading
 from config import ClientConfig
 from console import Spoken
 from copies import LIVE, Copy, Ended, Observation, Reduced, Seen, State, tag_of
 from ledger import CopierLedger, LedgerError
+from legs import Leg
 from mirror import CopyKey, Held, Mirror
+from netting import lots_of
 from outcomes import Outcome, Verdict
-from plan import Aim, Close, Inherit, Move, Open, Reduce, Refuse, Remove, Rules, SetStops, Step, aim_of
+from plan import Aim, Close, Inherit, Move, Open, Reduce, Refuse, Remove, Rules, SetStops, Step, Trim, aim_of
 from safety import Reason
 from signals import Kind, Trade
 from terminal import Terminal
@@ -101,9 +103,9 @@ class Trader:
                         self._reduced(news)
             except LedgerError as error:
                 problem = error
-        for trade, thing in seen.adopted:
+        for trade_key in dict.fromkeys(held.trade_key for held, _ in seen.adopted):
             try:
-                self._adopt(trade, thing)
+                self._adopt([(held, thing) for held, thing in seen.adopted if held.trade_key == trade_key])
             except LedgerError as error:
                 problem = error
         for thing in seen.strangers if self._mirror.known else ():
@@ -172,17 +174,32 @@ class Trader:
         else:
             log.warning("the reduction of %s to %s lots left no trace: it is planned anew", named(now), copy.reduce_to)
 
-    def _adopt(self, trade: Trade, thing: Position | Order) -> None:
-        """Take up a position or order that carries the tag of a trade which this ledger knows nothing of."""
-        copy = replace(
-            self._new_copy(trade, thing.symbol, thing.volume),
-            state=State.OPEN,
-            current=thing.volume,
-            client_kind=thing.kind,
-            client_ticket=thing.identifier,
-        )
-        self._ledger.record(copy, reports=[self._report("adopted", copy, price=thing.price)])
-        log.warning("adopted %s: it is on the account as #%d", named(copy), copy.client_ticket)
+    def _adopt(self, parts: list[tuple[Held, Position | Order]]) -> None:
+        """Take up what carries the tags of one master's trade which this ledger knows nothing of. Where it is several
+        legs, nothing shows which of the master's lots each stands for: they are shared out by their size."""
+        trade = parts[0][0].trade
+        lots = sum((thing.volume for _, thing in parts), Decimal(0))
+        copies, legs, left = [], [], trade.volume
+        for number, (held, thing) in enumerate(parts, 1):
+            share = left if number == len(parts) else round(trade.volume * thing.volume / lots, 10)
+            left -= share
+            copy = replace(
+                self._new_copy(held, thing.symbol, thing.volume),
+                state=State.OPEN,
+                master_volume=share,
+                current=thing.volume,
+                client_kind=thing.kind,
+                client_ticket=thing.identifier,
+            )
+            copies.append(copy)
+            legs.append(Leg(held.leg, copy.action.buys, share, share, trade.price, held.order, trade.opened_at))
+        reports = [
+            self._report("adopted", copy, price=thing.price) for copy, (_, thing) in zip(copies, parts, strict=True)
+        ]
+        several = {parts[0][0].trade_key: tuple(sorted(legs, key=lambda leg: leg.number))} if len(legs) > 1 else {}
+        self._ledger.record(*copies, reports=reports, legs=several)
+        for copy in copies:
+            log.warning("adopted %s: it is on the account as #%d", named(copy), copy.client_ticket)
 
     # -- acting
 
@@ -201,6 +218,8 @@ class Trader:
                 self._close(step, rules)
             case Reduce():
                 self._reduce(step, rules)
+            case Trim():
+                self._trim(step, reading, rules)
             case Remove():
                 self._remove(step)
             case SetStops():
@@ -219,14 +238,15 @@ class Trader:
             case Inherit():
                 self._inherit(step)
 
-    def _new_copy(self, trade: Trade, symbol: str, volume: Decimal) -> Copy:
-        key = (trade.master, *trade.key)
+    def _new_copy(self, held: Held, symbol: str, volume: Decimal) -> Copy:
+        trade = held.trade
         return Copy(
             master=trade.master,
             kind=trade.kind,
             ticket=trade.ticket,
+            leg=held.leg,
             state=State.OPENING,
-            tag=tag_of(key),
+            tag=tag_of(held.key),
             symbol=symbol,
             action=trade.action,
             magic=self._config.magic,
@@ -240,8 +260,9 @@ class Trader:
         trade, allowed = step.held.trade, step.allowed
         symbol = allowed.symbol
         copy = replace(
-            self._new_copy(trade, symbol.name, allowed.volume),
-            after_ticket=max((t.identifier for t in reading.everything), default=0),
+            self._new_copy(step.held, symbol.name, allowed.volume),
+            after_ticket=self._highest_ticket(reading),
+            net_before=lots_of(reading, symbol.name) if _netting(reading) else None,
         )
         if allowed.capped_from is not None:
             log.warning(
@@ -250,7 +271,10 @@ class Trader:
             )  # fmt: skip
         self._ledger.record(copy)  # the intent: from here on this order is never sent a second time
         sent_at = self._wall_ms()
-        common: dict[str, Any] = {"sl": step.sl, "tp": step.tp, "magic": rules.magic, "comment": copy.tag}
+        sl, tp = step.sl, step.tp
+        if copy.net_before and trade.kind is Kind.POSITION:
+            sl = tp = Decimal(0)  # the position that is there has stops already, and its own way to change them
+        common: dict[str, Any] = {"sl": sl, "tp": tp, "magic": rules.magic, "comment": copy.tag}
         if trade.kind is Kind.POSITION:
             outcome = self._terminal.open(symbol, trade.action, allowed.volume, deviation=allowed.deviation, **common)
         else:
@@ -268,6 +292,8 @@ class Trader:
         match outcome.verdict:
             case Verdict.DONE:
                 self._times[copy.key] = Times(held.detected_at, held.server_time, received_at, sent_at, self._wall_ms())
+                if copy.net_before is not None and trade.kind is Kind.POSITION and outcome.volume:
+                    copy = replace(copy, volume=min(copy.volume, outcome.volume))  # the sum does not show it
                 self._ledger.record(replace(copy, order=outcome.order))
             case Verdict.UNKNOWN:
                 self._ledger.record(replace(copy, order=outcome.order))
@@ -288,7 +314,7 @@ class Trader:
 
     def _refuse(self, step: Refuse) -> None:
         refusal = step.refusal
-        key = (step.held.trade.master, *step.held.trade.key)
+        key = step.held.key
         if not refusal.final:
             self._note_refusal(step.held, refusal.reason, refusal.detail, refusal.numbers)
             return
@@ -301,19 +327,19 @@ class Trader:
     def _note_refusal(self, held: Held, reason: Reason, detail: str, numbers: Mapping[str, Any]) -> None:
         """Log and report a refusal once, and again when its reason changes."""
         trade = held.trade
-        key = (trade.master, *trade.key)
+        key = held.key
         if self._last_refusal.get(key) is reason:
             return
         # Waiting is a delay, not a refusal: it is told only when it is why the trade became too old.
         if reason is not Reason.WAITING:
-            copy = replace(self._new_copy(trade, trade.symbol, trade.volume), reason=str(reason), detail=detail)
+            copy = replace(self._new_copy(held, trade.symbol, trade.volume), reason=str(reason), detail=detail)
             self._ledger.record(reports=[self._report("refused", copy, numbers=numbers)])
             log.warning("refused %s %s of %s #%d: %s: %s", trade.action, trade.symbol, *_who(trade), reason, detail)
         self._last_refusal[key] = reason
 
     def _skip(self, held: Held, reason: Reason, detail: str, numbers: Mapping[str, Any]) -> None:
         trade = held.trade
-        copy = self._new_copy(trade, trade.symbol, trade.volume)
+        copy = self._new_copy(held, trade.symbol, trade.volume)
         skipped = replace(copy, state=State.SKIPPED, reason=str(reason), detail=detail)
         self._ledger.record(skipped, reports=[self._report("skipped", skipped, numbers=numbers)])
         log.warning("skipped %s %s of %s #%d: %s: %s", trade.action, trade.symbol, *_who(trade), reason, detail)
@@ -377,8 +403,48 @@ class Trader:
             log.info("reduction of %s to %s lots sent: %s", named(copy), step.to, _answer(outcome))
             return
         self._spoken.say(f"reduce {copy.key}", f"not reduced yet {named(copy)}: {_answer(outcome)}", logging.ERROR)
+        if outcome.verdict is not Verdict.UNKNOWN:  # the part was not closed
+            self._ledger.record(replace(intent, reduce_to=None))
+
+    def _trim(self, step: Trim, reading: Reading, rules: Rules) -> None:
+        """Close a copy on a netting account, or a part of it. It must not be sent twice either: the second one would
+        open something. Where a close cannot be written down it is remembered, and sent all the same."""
+        copy = step.copy
+        intent = replace(
+            copy, reduce_to=step.to, net_before=step.lots, after_ticket=self._highest_ticket(reading), order=0
+        )
+        if not step.to:
+            intent = replace(intent, state=State.CLOSING, reason=str(step.reason))
+        try:
+            self._ledger.record(intent)
+        except LedgerError as error:
+            if step.to:
+                raise
+            self._ledger.copies[intent.key] = intent
+            log.error("closing %s although the ledger cannot be written: %s", named(copy), error)
+        lots = copy.current - step.to
+        outcome = self._terminal.trade_against(
+            copy.symbol, copy.action, lots, deviation=CLOSE_DEVIATION_POINTS, magic=rules.magic, comment=copy.tag
+        )
+        self._rests(copy.key, step, outcome)
+        words = "close" if not step.to else f"reduction to {step.to} lots"
+        if outcome.verdict is Verdict.DONE:
+            log.info("%s of %s sent: %s", words, named(copy), _answer(outcome))
+            done = min(lots, outcome.volume) if outcome.volume else lots
+            self._ledger.record(replace(intent, order=outcome.order, reduce_to=copy.current - done))
+            return
+        self._spoken.say(
+            f"trim {copy.key}", f"not done yet, {words} of {named(copy)}: {_answer(outcome)}", logging.ERROR
+        )
         if outcome.verdict is not Verdict.UNKNOWN:
             self._ledger.record(replace(intent, reduce_to=None))
+        elif outcome.order:
+            self._ledger.record(replace(intent, order=outcome.order))
+
+    def _highest_ticket(self, reading: Reading) -> int:
+        """Tickets rise: an order that is sent now gets one above all that were there before it."""
+        shown = max((thing.identifier for thing in reading.everything), default=0)
+        return max(shown, self._ledger.highest_ticket()) if _netting(reading) else shown
 
     def _moved(self, step: SetStops | Move, outcome: Outcome, copy: Copy, words: str) -> None:
         self._rests(copy.key, step, outcome)
@@ -392,13 +458,19 @@ class Trader:
 
     def _inherit(self, step: Inherit) -> None:
         """The order's copy filled and the master's order did too: from now on it is the copy of the position."""
-        of_order, trade = step.copy, step.trade
+        of_order, held = step.copy, step.held
         heir = replace(
-            of_order, kind=Kind.POSITION, state=State.OPEN, reason="", tag=tag_of((trade.master, *trade.key))
+            of_order,
+            kind=Kind.POSITION,
+            ticket=held.trade.ticket,
+            leg=held.leg,
+            state=State.OPEN,
+            reason="",
+            tag=tag_of(held.key),
         )
         ended = replace(of_order, state=State.CLOSED, reason=str(Reason.FILLED), client_kind=None, client_ticket=0)
         self._ledger.record(ended, heir)
-        log.info("%s goes on as the copy of the position #%d", named(of_order), trade.ticket)
+        log.info("%s goes on as the copy of the position #%d", named(of_order), held.trade.ticket)
 
     def _rests(self, key: CopyKey, step: Step, outcome: Outcome) -> None:
         """The same step rests: after it was done until the account shows it, after a refusal longer each time."""
@@ -453,6 +525,10 @@ class Trader:
         if times is not None:
             report.update({name: getattr(times, name) for name in Times.__slots__ if getattr(times, name)})
         return report
+
+
+def _netting(reading: Reading) -> bool:
+    return reading.account.margin_mode is not MarginMode.HEDGING
 
 
 def _who(trade: Trade) -> tuple[str, int]:

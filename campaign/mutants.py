@@ -88,7 +88,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "orders alike at once",
-        (("plan.py", "if likeness not in unresolved:", "if True:"),),
+        (("plan.py", "if likeness not in unresolved and not", "if not"),),
         "While one order has no known outcome, no second of the same symbol, side and volume is sent.",
         unseen="needs a broker that replaces comments; with its tag every order is found, alike or not",
     ),
@@ -127,7 +127,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "not adopted by its tag",
-        (("copies.py", "adopted.append((trade, thing))", "strangers.append(thing)"),),
+        (("copies.py", "adopted.append((held, thing))", "strangers.append(thing)"),),
         "After a lost ledger the copies that carry their trade's tag are followed again.",
         seed=78,
         pair="ended copy not taken up again",
@@ -154,13 +154,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "ended order, its position opened",
-        (("plan.py", "return _decided_by_its_order(key, known) or verdict", "return verdict"),),
+        (("plan.py", "return _decided_by_its_order(held, known) or _mixed", "return _mixed"),),
         "A pending copy that the follower ended, or that may still fill, is not replaced by a position.",
         unseen="the verdict counts filled orders; a pending copy that was removed and a position after it are not two",
     ),
     Mutant(
         "filled copy not inherited",
-        (("plan.py", "return [Inherit(copy, heir.trade)]", "return []"),),
+        (("plan.py", "return [Inherit(copy, heir)]", "return []"),),
         "A pending copy that filled goes on as the copy of the master's position.",
         seed=1050,
     ),
@@ -189,8 +189,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             (
                 "trader.py",
-                "if outcome.verdict is not Verdict.UNKNOWN:\n            self._ledger.record(replace(intent",
-                "if outcome.verdict is not Verdict.DONE:\n            self._ledger.record(replace(intent",
+                "if outcome.verdict is not Verdict.UNKNOWN:  # the part was",
+                "if outcome.verdict is not Verdict.DONE:  # the part was",
             ),
         ),
         "A reduction that may have been executed is not repeated before patience has run out.",
@@ -201,8 +201,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             (
                 "plan.py",
-                "if copy.state in (State.OPEN, State.CLOSING):\n            position, order",
-                "if copy.state is State.OPEN:\n            position, order",
+                "if copy.state in (State.OPEN, State.CLOSING):\n            order",
+                "if copy.state is State.OPEN:\n            order",
             ),
         ),
         "A close is repeated until the account shows it.",
@@ -216,7 +216,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "stops not followed",
-        (("plan.py", "if position is not None and (position.sl, position.tp) != (sl, tp):", "if False:"),),
+        (
+            (
+                "plan.py",
+                "if position is not None and (known.netting or (position.sl, position.tp) != (sl, tp)):",
+                "if False:",
+            ),
+        ),
         "Stop loss and take profit of a copy are its master's.",
         seed=4,
     ),

@@ -830,7 +830,7 @@ class World:
         for part in (self.second_copier, self.copier):
             if part is not None and part.alive:
                 ledger: CopierLedger = part.objects.ledger
-                ledger.load(("master_user", kind, ticket) for ticket in self.trades for kind in Kind)
+                ledger.load(("master_user", kind, ticket, 0) for ticket in self.trades for kind in Kind)
                 found |= ledger.copies
         return found
 

@@ -298,9 +298,9 @@ class Follower:
         deals = self.mt5.history_deals_get(1, 2_000_000_000)
         return sum(1 for deal in deals if deal.entry == 0 and deal.type in (0, 1))
 
-    def copy(self, ticket: int, kind: Kind = Kind.POSITION) -> Copy | None:
-        self.ledger.load([("master_user", kind, ticket)])
-        return self.ledger.copies.get(("master_user", kind, ticket))
+    def copy(self, ticket: int, kind: Kind = Kind.POSITION, leg: int = 0) -> Copy | None:
+        self.ledger.load([("master_user", kind, ticket, leg)])
+        return self.ledger.copies.get(("master_user", kind, ticket, leg))
 
     def state(self, ticket: int, kind: Kind = Kind.POSITION) -> str:
         copy = self.copy(ticket, kind)

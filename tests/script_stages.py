@@ -508,7 +508,7 @@ class CopierStage:
         if found is None:
             raise BadScript("the ledger has: 5 open, or: 5 skipped older_than_ledger")
         kind, ticket, state, reason = found.groups()
-        key = ("master", Kind(kind or "position"), int(ticket))
+        key = ("master", Kind(kind or "position"), int(ticket), 0)
         self._follower.ledger.load([key])
         copy = self._follower.ledger.copies.get(key)
         real = (str(copy.state), str(copy.reason)) if copy else ("nothing", "")

@@ -871,14 +871,6 @@ def test_a_filled_pending_order_survives_a_lost_ledger(follower: Follower) -> No
     assert follower.positions == []
 
 
-def test_a_netting_account_is_not_traded(follower: Follower) -> None:
-    object.__setattr__(follower.broker.settings, "margin_mode", "netting")
-    follower.master_opens(position(1))
-    follower.look(1)
-    assert "netting" in follower.copier.ended
-    assert follower.opened() == 0
-
-
 def test_a_sleep_is_not_taken_for_good_readings(follower: Follower) -> None:
     follower.master_opens(position(1))
     follower.look()

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from account import Account, Deal, Entry, MarginMode, Order, OrderEnd, PastOrder, Position, Reading
 from copies import PATIENCE_S, Copy, Ended, Evidence, Observation, Reduced, Seen, State, observe, tag_of, unseen
-from mirror import CopyKey, Held, Mirror
+from legs import whole
+from mirror import CopyKey, Held
 from signals import FIRST_SERVER_TICKET, LAST_TICKET, Action, Kind, Trade
 
 MAGIC = 7
 ACCOUNT = Account(1, "Sim", "USD", 100, D(10000), D(10000), D(10000), MarginMode.HEDGING)
-KEY: CopyKey = ("m", Kind.POSITION, 100)
+KEY: CopyKey = ("m", Kind.POSITION, 100, 0)
 COPY = Copy(
     "m", Kind.POSITION, 100, State.OPENING, tag_of(KEY), "EURUSD", Action.BUY, MAGIC,
     volume=D("0.10"), master_volume=D("0.10"), after_ticket=500,
@@ -63,7 +64,7 @@ def pending(ticket: int = 501, comment: str = "", **more: Any) -> Order:
 
 
 def deal(entry: Entry, volume: str = "0.10", reason: int = 3) -> Deal:
-    return Deal(1, 2, 501, entry, D(volume), D("1.1"), D(0), reason, MAGIC, "", 5)
+    return Deal(1, 2, 501, entry, entry is Entry.IN, D(volume), D("1.1"), D(0), reason, MAGIC, "", 5)
 
 
 def look(
@@ -76,15 +77,14 @@ def look(
 ) -> Observation:
     positions = tuple(thing for thing in things if isinstance(thing, Position))
     orders = tuple(thing for thing in things if isinstance(thing, Order))
-    mirror = Mirror()
-    mirror.trades = {(t.master, *t.key): Held(t, 0, 0.0) for t in trades}
+    books = dict(whole(Held(trade, 0, 0.0)) for trade in trades)
     return observe(
         copies,
         Reading(ACCOUNT, positions, orders),
         {copy.key: evidence for copy in copies} if evidence else {},
         {copy.key: waited for copy in copies},
         {thing.identifier: copy for thing in things for copy in by_tag if copy.tag == thing.comment},
-        mirror,
+        books,
         MAGIC,
     )
 
@@ -100,6 +100,7 @@ KEYS = st.tuples(
     st.from_regex(r"[A-Za-z0-9_.-]{3,64}", fullmatch=True),
     st.sampled_from(Kind),
     st.integers(1, LAST_TICKET) | st.integers(FIRST_SERVER_TICKET, FIRST_SERVER_TICKET + 9),
+    st.just(0) | st.integers(1, 10_000),
 )
 
 
@@ -267,14 +268,14 @@ def trade(kind: Kind = Kind.POSITION) -> Trade:
 
 def test_the_copies_of_a_lost_ledger_are_adopted_by_their_tags() -> None:
     seen = look(things=(shown(501, COPY.tag),), trades=(trade(),))
-    assert [t.key for t, _ in seen.adopted] == [(Kind.POSITION, 100)]
+    assert [held.key for held, _ in seen.adopted] == [KEY]
     assert look(things=(shown(501, "x"),), trades=(trade(),)).adopted == ()
 
 
 def test_a_position_with_the_tag_of_the_pending_order_it_came_from_is_adopted() -> None:
     of_order = tag_of(("m", Kind.ORDER, 100))
     seen = look(things=(shown(501, of_order),), trades=(trade(),))
-    assert [t.key for t, _ in seen.adopted] == [(Kind.POSITION, 100)]
+    assert [held.key for held, _ in seen.adopted] == [KEY]
 
 
 def test_one_trade_adopts_one_position_and_the_second_is_a_stranger() -> None:

@@ -1,0 +1,98 @@
+"""The legs of a master's trade: what was entered at once. Pure.
+
+A position of a hedging account is one leg for its whole life. One of a netting account grows, shrinks and turns round:
+each growth is a new leg, which is decided and copied by itself, at its own age and price; what is closed is taken from
+the oldest leg first; and when the position turns round all its legs have ended and a new one begins.
+
+The copier remembers the legs of a trade from the first time that it is not simply what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from mirror import CopyKey, Held, Mirror
+from signals import NOTHING, Increase, Kind, Trade
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """A part of a master's trade. The legs of a trade are in the order of their numbers, which begin with 0."""
+
+    number: int
+    buys: bool
+    initial: Decimal  # the master's lots when it was entered
+    left: Decimal  # of those
+    price: Decimal
+    order: int  # ticket of the pending order it came from, if it came from one
+    opened_at: int  # UTC ms by the server's clock; 0 = age unknown
+
+
+Legs = tuple[Leg, ...]
+
+
+def first_leg(trade: Trade, volume: Decimal | None = None) -> Leg:
+    """All of a trade as it is seen first (or as it was then, of so many lots)."""
+    lots = trade.volume if volume is None else volume
+    return Leg(0, trade.action.buys, lots, lots, trade.price, trade.ticket, trade.opened_at)
+
+
+def followed(legs: Legs, trade: Trade, decided: Container[int]) -> Legs:
+    """The legs after the trade has come to be as it is now. `decided` are the numbers of those that were copied or
+    refused."""
+    if any(leg.left and leg.buys != trade.action.buys for leg in legs):
+        legs = tuple(replace(leg, left=NOTHING) for leg in legs)
+    total = sum((leg.left for leg in legs), NOTHING)
+    if trade.volume < total:
+        return _reduced(legs, total - trade.volume)
+    if trade.volume > total:
+        return _increased(legs, trade, trade.volume - total, decided)
+    return legs
+
+
+def _reduced(legs: Legs, lots: Decimal) -> Legs:
+    """The oldest are closed first."""
+    after = []
+    for leg in legs:
+        taken = min(leg.left, lots)
+        lots -= taken
+        after.append(replace(leg, left=leg.left - taken))
+    return tuple(after)
+
+
+def _increased(legs: Legs, trade: Trade, lots: Decimal, decided: Container[int]) -> Legs:
+    grown = trade.increase or Increase(trade.price)
+    last = legs[-1]
+    if grown.order and grown.order == last.order and last.left and last.number not in decided:
+        # More of the pending order it came from has filled: that is copied as one.
+        return (*legs[:-1], replace(last, initial=last.initial + lots, left=last.left + lots))
+    # An increase that was followed already must not make another one look young: an old copy of the server's database
+    # may show lots that have gone.
+    known = grown.at <= max(leg.opened_at for leg in legs)
+    opened_at = 0 if known else grown.at
+    return (*legs, Leg(last.number + 1, trade.action.buys, lots, lots, grown.price, grown.order, opened_at))
+
+
+def held_as(held: Held, legs: Legs, mirror: Mirror, now: float) -> Iterator[tuple[CopyKey, Held]]:
+    """The legs that are open, as trades of their own."""
+    trade = held.trade
+    for leg in legs:
+        if not leg.left:
+            continue
+        of_leg = replace(trade, volume=leg.left, price=leg.price if leg.number else trade.price, increase=None)
+        key = (trade.master, *trade.key, leg.number)
+        if leg.number:
+            of_leg = replace(of_leg, opened_at=leg.opened_at)
+            age = mirror.age_ms(leg.opened_at, now)
+            yield key, replace(held, trade=of_leg, leg=leg.number, order=leg.order, age_at_receipt_ms=age, received=now)
+        else:
+            yield key, replace(held, trade=of_leg, order=leg.order)
+
+
+def whole(held: Held) -> tuple[CopyKey, Held]:
+    """A trade that was always one leg."""
+    trade = held.trade
+    order = trade.ticket if trade.kind is Kind.POSITION else 0
+    return (trade.master, *trade.key, 0), replace(held, order=order)

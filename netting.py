@@ -1,0 +1,397 @@
+"""What a netting account shows of our copies: one position per symbol, of which every copy is a part. Pure.
+
+The account shows the sum only; what part of it belongs to which copy is in the ledger. So on a netting account every
+order at market is written down with the lots that the symbol had before it. There is one order at a time for a symbol,
+and the next one waits until it is known what became of it: because the history shows its deals, because the symbol
+has exactly as many lots more or less, or because good readings have not shown it for `PATIENCE_S`.
+
+What changes the sum and was no order of ours was the follower (or a stop, or the broker). What takes away from our side
+of the sum has closed copies, the oldest first; what comes on top, or was there already, is foreign: it is remembered,
+told, and never traded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from account import PATIENCE_S, Deal, Order, OrderEnd, Position, Reading
+from copies import (
+    LIVE,
+    Copy,
+    Ended,
+    Evidence,
+    Observation,
+    Reduced,
+    Seen,
+    State,
+    how_closed,
+    tagged,
+)
+from mirror import CopyKey, Held
+from safety import Reason
+from signals import NOTHING, Action, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at a netting account can go by."""
+
+    reading: Reading
+    evidence: Mapping[CopyKey, Evidence]  # the order that a copy waits for: `past`, and the deals of its position
+    history: Mapping[str, tuple[Deal, ...]]  # symbol → all deals of its positions; missing = not known now
+    waited: Mapping[CopyKey, float]  # seconds of good readings that a copy has waited for its order
+    contradicted: Mapping[str, float]  # seconds of good readings that have not shown what the ledger says of a symbol
+    foreign: Mapping[str, Decimal]  # symbol → lots that are not ours (short: below 0), as known so far
+
+
+@dataclass(frozen=True, slots=True)
+class NetSeen:
+    """What a look says of all symbols."""
+
+    observation: Observation
+    foreign: dict[str, Decimal] = field(default_factory=dict)
+    blocked: frozenset[str] = frozenset()  # no order at market now: what the lots should be is not known
+
+
+def lots_of(reading: Reading, symbol: str) -> Decimal:
+    """The symbol's lots on the account, below 0 when they are sold."""
+    return sum((p.volume if p.action.buys else -p.volume for p in reading.positions if p.symbol == symbol), NOTHING)
+
+
+def part_of(copy: Copy, reading: Reading) -> Position | None:
+    """A copy's part of its symbol's position, as if it were a position of its own; None when it has none."""
+    if copy.client_kind is not Kind.POSITION or not copy.current:
+        return None
+    whole = next((p for p in reading.positions if p.symbol == copy.symbol), None)
+    return Position(
+        ticket=whole.ticket if whole else 0,
+        identifier=copy.client_ticket,
+        symbol=copy.symbol,
+        action=Action.BUY if copy.action.buys else Action.SELL,
+        volume=copy.current,
+        price=whole.price if whole else NOTHING,
+        sl=whole.sl if whole else NOTHING,
+        tp=whole.tp if whole else NOTHING,
+        magic=copy.magic,
+        comment=copy.tag,
+        time_msc=0,
+        profit=NOTHING,
+    )
+
+
+def is_waiting(copy: Copy) -> bool:
+    """Whether an order at market was sent for a copy and it is not known what became of it."""
+    if copy.state is State.OPENING:
+        return copy.kind is Kind.POSITION
+    return copy.state in LIVE and copy.reduce_to is not None
+
+
+def busy_symbols(copies: Iterable[Copy]) -> set[str]:
+    """The symbols on which no order may be sent now."""
+    return {copy.symbol for copy in copies if is_waiting(copy)}
+
+
+def ours(copies: Iterable[Copy], reading: Reading, symbol: str) -> Decimal:
+    """The lots of a symbol that the ledger says are ours: the parts of the copies, and what has filled of their pending
+    orders that stand."""
+    orders = {order.ticket: order for order in reading.orders}
+    total = NOTHING
+    for copy in copies:
+        if copy.symbol != symbol or copy.state not in LIVE:
+            continue
+        if copy.client_kind is Kind.POSITION:
+            total += copy.signed
+        elif copy.client_kind is Kind.ORDER and (order := orders.get(copy.client_ticket)) is not None:
+            filled = order.initial_volume - order.volume
+            total += filled if copy.action.buys else -filled
+    return total
+
+
+def gone_orders(copies: Iterable[Copy], reading: Reading) -> list[Copy]:
+    """Copies whose pending order is not shown any more."""
+    tickets = {order.ticket for order in reading.orders}
+    return [c for c in copies if c.state in LIVE and c.client_kind is Kind.ORDER and c.client_ticket not in tickets]
+
+
+def is_asked_about(copy: Copy, reading: Reading) -> bool:
+    """Whether the history must be asked what became of a copy's order."""
+    tickets = {order.ticket for order in reading.orders}
+    pending = copy.kind is Kind.ORDER and copy.state is State.OPENING
+    gone = copy.client_kind is Kind.ORDER and copy.client_ticket not in tickets
+    return is_waiting(copy) or pending or gone or copy.state is State.UNKNOWN
+
+
+def questioned(copies: Collection[Copy], reading: Reading, foreign: Mapping[str, Decimal]) -> set[str]:
+    """Symbols about which the history must be asked: their lots are not what the ledger says, or an order is waited
+    for."""
+    symbols = {copy.symbol for copy in copies} | {position.symbol for position in reading.positions}
+    missing = {copy.symbol for copy in gone_orders(copies, reading)} | busy_symbols(copies)
+    missing |= {copy.symbol for copy in copies if copy.state is State.OPENING}
+    return missing | {
+        symbol
+        for symbol in symbols
+        if lots_of(reading, symbol) != ours(copies, reading, symbol) + foreign.get(symbol, NOTHING)
+    }
+
+
+def observe_net(
+    copies: Collection[Copy],
+    look: Look,
+    remembered: Mapping[str, Copy],
+    books: Mapping[CopyKey, Held],
+    magic: int,
+    *,
+    books_known: bool,
+) -> NetSeen:
+    """What became of our copies. `remembered` has the ledger's copy for a comment that the history shows."""
+    news: list[Seen | Ended | Reduced] = []
+    doubt: list[Copy] = []
+    adopted: list[tuple[Held, Position]] = []
+    foreign = {symbol: lots for symbol, lots in look.foreign.items() if lots}
+    blocked: set[str] = set()
+    symbols = {copy.symbol for copy in copies} | {position.symbol for position in look.reading.positions}
+    for symbol in sorted(symbols | foreign.keys()):
+        here = [copy for copy in copies if copy.symbol == symbol]
+        found = _of_orders(here, symbol, look)
+        news += found
+        after = _after(here, found)
+        if any(is_waiting(copy) for copy in after) or gone_orders(after, look.reading):
+            blocked.add(symbol)
+            continue
+        lots, mine = lots_of(look.reading, symbol), ours(after, look.reading, symbol)
+        strange = lots - mine - foreign.get(symbol, NOTHING)
+        if not strange:
+            continue
+        deals = look.history.get(symbol)
+        if not any(copy.state in LIVE for copy in after) and (position := _position(look.reading, symbol)) is not None:
+            if not books_known:
+                blocked.add(symbol)
+                continue
+            taken = _adopted(position, deals or (), remembered, books, magic)
+            if taken is not None:
+                adopted += taken
+                continue
+        proven = deals is not None and _sum(deals) == lots
+        if not proven and look.contradicted.get(symbol, 0.0) < PATIENCE_S:
+            doubt += [copy for copy in after if copy.state in LIVE]
+            blocked.add(symbol)
+            continue
+        closing, rest = _closed_by_client(after, mine, strange, foreign.get(symbol, NOTHING), lots, deals or ())
+        news += closing
+        foreign[symbol] = rest
+    kept = {symbol: lots for symbol, lots in foreign.items() if lots}
+    return NetSeen(Observation(tuple(news), tuple(adopted), (), tuple(doubt)), kept, frozenset(blocked))
+
+
+def _position(reading: Reading, symbol: str) -> Position | None:
+    return next((position for position in reading.positions if position.symbol == symbol), None)
+
+
+def _sum(deals: Iterable[Deal]) -> Decimal:
+    return sum((deal.volume if deal.buys else -deal.volume for deal in deals), NOTHING)
+
+
+def _after(copies: Iterable[Copy], news: Iterable[Seen | Ended | Reduced]) -> list[Copy]:
+    """The copies as they are once these news are written down."""
+    after = {copy.key: copy for copy in copies}
+    for item in news:
+        copy = after[item.copy.key]
+        match item:
+            case Seen():
+                state = State.OPEN if copy.state not in (State.OPEN, State.CLOSING) else copy.state
+                copy = replace(copy, state=state, client_kind=item.kind, client_ticket=item.ticket, current=item.volume)
+            case Ended():
+                copy = replace(copy, state=item.state, current=NOTHING, reduce_to=None)
+            case Reduced():
+                copy = replace(copy, reduce_to=None)
+        after[copy.key] = copy
+    return list(after.values())
+
+
+# --- orders that were sent -------------------------------------------------------------------------------------------
+
+
+def _of_orders(copies: list[Copy], symbol: str, look: Look) -> list[Seen | Ended | Reduced]:
+    """What became of the orders that are waited for."""
+    news: list[Seen | Ended | Reduced] = []
+    orders = {order.ticket: order for order in look.reading.orders}
+    lots = lots_of(look.reading, symbol)
+    alone = sum(is_waiting(copy) for copy in copies) == 1 and not gone_orders(copies, look.reading)
+    for copy in copies:
+        proof = look.evidence.get(copy.key, Evidence())
+        patient = look.waited.get(copy.key, 0.0) < PATIENCE_S
+        if copy.client_kind is Kind.ORDER or (copy.kind is Kind.ORDER and copy.state is State.OPENING):
+            news += _of_pending(copy, orders, proof, patient)
+        elif is_waiting(copy) or copy.state is State.UNKNOWN:
+            if copy.order in orders or any(order.comment == copy.tag for order in orders.values()):
+                continue  # the broker is still at it
+            position = _position(look.reading, symbol)
+            news += _of_market(copy, lots, proof, patient, alone, position.identifier if position else 0)
+    return news
+
+
+def _filled(proof: Evidence, order: int) -> Decimal | None:
+    """Lots that an order has filled, None while that is not known or not over."""
+    past = proof.past
+    if past is None or past.end is OrderEnd.UNDECIDED:
+        return None
+    of_order = sum((deal.volume for deal in proof.deals if deal.order == past.ticket), NOTHING)
+    return max(of_order, past.filled) if past.end is OrderEnd.FILLED or past.filled else of_order
+
+
+def _of_market(
+    copy: Copy, lots: Decimal, proof: Evidence, patient: bool, alone: bool, identifier: int
+) -> list[Seen | Ended | Reduced]:
+    opening = copy.state in (State.OPENING, State.UNKNOWN)
+    wanted = copy.volume if opening else copy.current - (copy.reduce_to or NOTHING)
+    side = 1 if copy.action.buys == opening else -1
+    filled = _filled(proof, copy.order)
+    if filled is None and copy.state is not State.UNKNOWN and copy.net_before is not None:
+        came = (lots - copy.net_before) * side
+        if alone and came == wanted:
+            filled = wanted
+        elif not patient and alone and 0 < came < wanted:
+            filled = came
+    if filled is None:
+        if patient or copy.state is State.UNKNOWN:
+            return []
+        if opening:
+            words = f"no trace of the order after {PATIENCE_S:.0f} s; not sent again"
+            return [Ended(copy, State.UNKNOWN, Reason.OUTCOME_UNKNOWN, words)]
+        return [Reduced(copy, done=False)]
+    deal = max((d for d in proof.deals if proof.past and d.order == proof.past.ticket), key=_time, default=None)
+    price = deal.price if deal else NOTHING
+    if opening:
+        if not filled:
+            if copy.state is State.UNKNOWN:
+                return []
+            words = f"the broker ended order {proof.past.ticket if proof.past else copy.order} without a fill"
+            return [Ended(copy, State.FAILED, Reason.BROKER_REFUSED, words)]
+        ticket = identifier or (proof.past.position_id if proof.past else 0) or copy.order or copy.after_ticket or 1
+        return [Seen(copy, Kind.POSITION, ticket, filled, price)]
+    if not filled:
+        return [Reduced(copy, done=False)]
+    left = max(copy.current - filled, NOTHING)
+    if not left:
+        return [Ended(copy, State.CLOSED, Reason.MASTER_CLOSED, how_closed(deal), deal)]
+    return [Seen(copy, Kind.POSITION, copy.client_ticket, left, price), Reduced(copy, done=True)]
+
+
+def _time(deal: Deal) -> int:
+    return deal.time_msc
+
+
+def _of_pending(
+    copy: Copy, orders: Mapping[int, Order], proof: Evidence, patient: bool
+) -> list[Seen | Ended | Reduced]:
+    ticket = copy.client_ticket or copy.order
+    order = orders.get(ticket) or next((o for o in orders.values() if o.comment == copy.tag), None)
+    if order is not None:
+        if copy.client_kind is Kind.ORDER and copy.current == order.volume:
+            return []
+        return [Seen(copy, Kind.ORDER, order.ticket, order.volume, order.price)]
+    filled = _filled(proof, ticket)
+    if filled:
+        deal = max((d for d in proof.deals if proof.past and d.order == proof.past.ticket), key=_time, default=None)
+        position = (proof.past.position_id if proof.past else 0) or ticket
+        return [Seen(copy, Kind.POSITION, position, filled, deal.price if deal else NOTHING)]
+    if filled is not None:
+        past = proof.past
+        words = f"pending order {past.ticket} {past.end}" if past else "pending order ended"
+        if copy.state is State.OPENING:
+            return [Ended(copy, State.FAILED, Reason.BROKER_REFUSED, f"the broker ended it: {words}")]
+        state = State.CLOSED if copy.state is State.CLOSING else State.CLOSED_BY_CLIENT
+        reason = Reason.MASTER_CLOSED if copy.state is State.CLOSING else Reason.CLOSED_BY_CLIENT
+        return [Ended(copy, state, reason, words)]
+    if patient:
+        return []
+    what = "no trace of the order" if copy.state is State.OPENING else "the pending order vanished without a trace"
+    return [Ended(copy, State.UNKNOWN, Reason.OUTCOME_UNKNOWN, f"{what} after {PATIENCE_S:.0f} s; not sent again")]
+
+
+# --- what was not ours -----------------------------------------------------------------------------------------------
+
+
+def _closed_by_client(
+    copies: list[Copy], mine: Decimal, strange: Decimal, foreign: Decimal, lots: Decimal, deals: Iterable[Deal]
+) -> tuple[list[Seen | Ended | Reduced], Decimal]:
+    """What a change that was no order of ours did to the copies, and the foreign lots after it.
+
+    It first takes from the foreign lots, then from ours, and what is left over is foreign. A symbol that is flat has no
+    copies any more, also not such as stood against each other: what their master closes later must not open anything.
+    """
+    parts = [copy for copy in copies if copy.state in LIVE and copy.client_kind is Kind.POSITION and copy.current]
+    if foreign and (foreign > 0) != (strange > 0):
+        from_foreign = min(abs(foreign), abs(strange)) * (1 if strange > 0 else -1)
+        foreign, strange = foreign + from_foreign, strange - from_foreign
+    last = max(deals, key=_time, default=None)
+    if not lots and not foreign and parts:
+        return [_by_client(copy, last) for copy in parts], NOTHING
+    if not mine or (mine > 0) == (strange > 0):
+        return [], foreign + strange
+    taken = min(abs(mine), abs(strange))
+    rest = strange + (taken if mine > 0 else -taken)
+    if taken == abs(mine):
+        return [_by_client(copy, last) for copy in parts], foreign + rest
+    news: list[Seen | Ended | Reduced] = []
+    for copy in parts:
+        if not taken or copy.action.buys != (mine > 0):
+            continue
+        part = min(copy.current, taken)
+        taken -= part
+        if part == copy.current:
+            news.append(_by_client(copy, last))
+        else:
+            news.append(Seen(copy, Kind.POSITION, copy.client_ticket, copy.current - part, NOTHING))
+    return news, foreign + rest
+
+
+def _by_client(copy: Copy, deal: Deal | None) -> Ended:
+    if copy.state is State.CLOSING:
+        return Ended(copy, State.CLOSED, Reason.MASTER_CLOSED, how_closed(deal), deal)
+    return Ended(copy, State.CLOSED_BY_CLIENT, Reason.CLOSED_BY_CLIENT, how_closed(deal), deal)
+
+
+def _adopted(
+    position: Position,
+    deals: Iterable[Deal],
+    remembered: Mapping[str, Copy],
+    books: Mapping[CopyKey, Held],
+    magic: int,
+) -> list[tuple[Held, Position]] | None:
+    """The copies of which a position consists, by the comments of its deals, for a ledger that was lost. None when they
+    do not add up to it, or it has begun before."""
+    parts: dict[str, Decimal] = {}
+    for deal in deals:
+        parts[deal.comment] = parts.get(deal.comment, NOTHING) + (deal.volume if deal.buys else -deal.volume)
+    parts = {comment: lots for comment, lots in parts.items() if lots}
+    known = tagged(books, parts)
+    whole = position.volume if position.action.buys else -position.volume
+    if not parts or any(comment not in known or comment in remembered for comment in parts):
+        return None
+    if sum(parts.values()) != whole or not any(deal.magic == magic for deal in deals):
+        return None
+    found = []
+    for comment, lots in parts.items():
+        _, held = known[comment]
+        if held.trade.action.buys != (lots > 0):
+            return None
+        found.append((held, replace(position, volume=abs(lots), comment=comment)))
+    return found
+
+
+# --- stops -----------------------------------------------------------------------------------------------------------
+
+
+def stops_of(pairs: Collection[tuple[Decimal, Decimal]], *, long: bool) -> tuple[Decimal, Decimal]:
+    """The SL and TP of a symbol's position: the farthest of those of its copies on its side, none where one has none.
+
+    A nearer one would close the others with it. Each copy's own stop is carried out when its master's trade has ended.
+    """
+    losses = [sl for sl, _ in pairs]
+    profits = [tp for _, tp in pairs]
+    sl = NOTHING if not all(losses) else min(losses) if long else max(losses)
+    tp = NOTHING if not all(profits) else max(profits) if long else min(profits)
+    return sl, tp

@@ -17,13 +17,11 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import os
-import socket
 import threading
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sim_types as t
 from sim_arguments import (
@@ -40,104 +38,17 @@ from sim_arguments import (
     trade_request,
     unsigned,
 )
+from sim_arrays import POINT, TIMEFRAMES, bars_of, numpy, rate_array, tick_array
+from sim_link import ENVIRONMENT, Link, LocalLink, ReceiveFailedError, SendFailedError, SocketLink, connect
 
 if TYPE_CHECKING:
+    from sim_api import Terminal
     from sim_broker import Broker
-    from sim_terminal import Terminal
 
 __version__ = t.VERSION
 __author__ = "MetaQuotes Ltd."
 
-ENVIRONMENT = "AIBOT_SIM_TERMINAL"
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class _SendFailedError(Exception):
-    """The terminal was gone before the call reached it."""
-
-
-class _ReceiveFailedError(Exception):
-    """The terminal went away before it answered."""
-
-
-class _Link(Protocol):
-    """A connection to a terminal: one call at a time, answered with `result`, `error` or `wrong`."""
-
-    def call(self, name: str, args: dict[str, Any]) -> dict[str, Any]: ...
-
-    def close(self) -> None: ...
-
-
-class _SocketLink:
-    """To a terminal process. `timeout` bounds connecting only: like the real one, a call waits for ever."""
-
-    def __init__(self, host: str, port: int, timeout: float) -> None:
-        self._socket = socket.create_connection((host, port), timeout)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._file = self._socket.makefile("rb")
-
-    def no_timeout(self) -> None:
-        self._socket.settimeout(None)
-
-    def call(self, name: str, args: dict[str, Any]) -> dict[str, Any]:
-        line = json.dumps({"call": name, "args": args}, separators=(",", ":")).encode() + b"\n"
-        try:
-            self._check_alive()
-            self._socket.sendall(line)
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise _SendFailedError from error
-        try:
-            answer = self._file.readline()
-            if not answer.endswith(b"\n"):
-                raise _ReceiveFailedError
-            parsed: dict[str, Any] = json.loads(answer)
-            return parsed
-        except TimeoutError:
-            raise
-        except (OSError, ValueError) as error:
-            raise _ReceiveFailedError from error
-
-    def _check_alive(self) -> None:
-        """A send into a dead connection often succeeds; nothing to read and not ended means alive."""
-        timeout = self._socket.gettimeout()
-        self._socket.setblocking(False)
-        try:
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return
-        finally:
-            self._socket.settimeout(timeout)
-        raise ConnectionError("the terminal has closed the connection")
-
-    def close(self) -> None:
-        self._file.close()
-        self._socket.close()
-
-
-class _LocalLink:
-    """To a terminal in this process."""
-
-    def __init__(self, terminal: Terminal) -> None:
-        module = importlib.import_module("sim_terminal")
-        self._terminal = terminal
-        self._session = module.Session()
-        self._failed: type[Exception] = module.CallFailedError
-        self._wrong: type[Exception] = module.SetupError
-
-    def call(self, name: str, args: dict[str, Any]) -> dict[str, Any]:
-        if not self._terminal.running:
-            raise _SendFailedError
-        try:
-            return {"result": self._terminal.call(self._session, name, args)}
-        except self._failed as failed:
-            return {"error": list(failed.args), "drop": getattr(failed, "drop", False)}
-        except self._wrong as wrong:
-            return {"wrong": str(wrong)}
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
 
 def _api(failure: Any) -> Callable[[Function], Function]:
@@ -169,9 +80,9 @@ class Client:
 
     def __init__(self, terminal: Broker | Terminal | None = None) -> None:
         if terminal is not None and not hasattr(terminal, "call"):
-            terminal = importlib.import_module("sim_terminal").Terminal(terminal)
+            terminal = importlib.import_module("sim_api").Terminal(terminal)
         self._local: Any = terminal
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._lost = (t.RES_E_INTERNAL_FAIL_CONNECT, t.ERROR_TEXT[t.RES_E_INTERNAL_FAIL_CONNECT])
         self._error: tuple[int, str] = (0, "")
         self._lock = threading.RLock()  # the real package holds the GIL for a whole call
@@ -184,10 +95,10 @@ class Client:
             raise NoAnswerError(*self._lost)
         try:
             answer = self._link.call(name, args or {})
-        except _SendFailedError as error:
+        except SendFailedError as error:
             self._disconnect(t.RES_E_INTERNAL_FAIL_SEND)
             raise NoAnswerError(t.RES_E_INTERNAL_FAIL_SEND) from error
-        except _ReceiveFailedError as error:
+        except ReceiveFailedError as error:
             self._disconnect()
             raise NoAnswerError(t.RES_E_INTERNAL_FAIL_RECEIVE) from error
         except BaseException:  # interrupted in the middle: the next answer would be of this call
@@ -220,7 +131,7 @@ class Client:
         if path is not None and not isinstance(path, str):
             invalid('Invalid "path" argument')
         self._disconnect()
-        link = _LocalLink(self._local) if self._local else _connect(path or os.environ.get(ENVIRONMENT), timeout)
+        link = LocalLink(self._local) if self._local else connect(path or os.environ.get(ENVIRONMENT), timeout)
         self._link = link
         try:
             self._ask("initialize", credentials | {"pid": os.getpid()})
@@ -229,7 +140,7 @@ class Client:
         except NoAnswerError:
             self._disconnect()
             raise
-        if isinstance(link, _SocketLink):
+        if isinstance(link, SocketLink):
             link.no_timeout()
         return True
 
@@ -419,55 +330,47 @@ class Client:
     def copy_ticks_from(self, *args: Any) -> Any:
         symbol, since, count, flags = parsed("copy_ticks_from", args, (str, datetime, int, int))
         first = int32(since, "copy_ticks_from") * 1000
-        return _tick_array([tick for tick in self._ticks("copy_ticks_from", symbol, flags) if tick[0] >= first][:count])
+        return tick_array([tick for tick in self._ticks("copy_ticks_from", symbol, flags) if tick[0] >= first][:count])
 
     @_api(failure=None)
     def copy_ticks_range(self, *args: Any) -> Any:
         symbol, since, until, flags = parsed("copy_ticks_range", args, (str, datetime, datetime, int))
         call = "copy_ticks_range"
         first, last = int32(since, call) * 1000, int32(until, call) * 1000 + 999
-        return _tick_array([tick for tick in self._ticks(call, symbol, flags) if first <= tick[0] <= last])
+        return tick_array([tick for tick in self._ticks(call, symbol, flags) if first <= tick[0] <= last])
 
     @_api(failure=None)
     def copy_rates_from(self, *args: Any) -> Any:
         symbol, frame, until, count = parsed("copy_rates_from", args, (str, int, datetime, int))
         last = int32(until, "copy_rates_from")
         bars = [bar for bar in self._bars("copy_rates_from", symbol, frame) if bar[0] <= last]
-        return _rate_array(bars[-count:] if count > 0 else [])
+        return rate_array(bars[-count:] if count > 0 else [])
 
     @_api(failure=None)
     def copy_rates_from_pos(self, *args: Any) -> Any:
         symbol, frame, start, count = parsed("copy_rates_from_pos", args, (str, int, int, int))
         bars = self._bars("copy_rates_from_pos", symbol, frame)
         end = len(bars) - start
-        return _rate_array(bars[max(0, end - count) : max(0, end)])
+        return rate_array(bars[max(0, end - count) : max(0, end)])
 
     @_api(failure=None)
     def copy_rates_range(self, *args: Any) -> Any:
         symbol, frame, since, until = parsed("copy_rates_range", args, (str, int, datetime, datetime))
         first, last = int32(since, "copy_rates_range"), int32(until, "copy_rates_range")
-        return _rate_array([bar for bar in self._bars("copy_rates_range", symbol, frame) if first <= bar[0] <= last])
+        return rate_array([bar for bar in self._bars("copy_rates_range", symbol, frame) if first <= bar[0] <= last])
 
     def _ticks(self, call: str, symbol: str, flags: int) -> list[Any]:
-        _numpy()
+        numpy()
         ticks: list[Any] = self._ask(call, {"symbol": symbol})
         # There are quotes only, no trades.
         return [] if flags == t.COPY_TICKS_TRADE else ticks
 
     def _bars(self, call: str, symbol: str, frame: int) -> list[Any]:
-        """[time, open, high, low, close, tick_volume, spread, real_volume] from the ticks there are."""
-        _numpy()
-        if frame not in _TIMEFRAMES:
+        numpy()
+        if frame not in TIMEFRAMES:
             raise NoAnswerError(t.RES_E_INVALID_PARAMS)
-        point = self._ask("symbol_info", {"symbol": symbol})[_POINT]
-        bars: list[list[Any]] = []
-        for msc, bid, ask in self._ask(call, {"symbol": symbol}):
-            start = _bar_start(msc // 1000, frame)
-            if not bars or bars[-1][0] != start:
-                bars.append([start, bid, bid, bid, bid, 0, round((ask - bid) / point), 0])
-            bar = bars[-1]
-            bar[2], bar[3], bar[4], bar[5] = max(bar[2], bid), min(bar[3], bid), bid, bar[5] + 1
-        return bars
+        point = self._ask("symbol_info", {"symbol": symbol})[POINT]
+        return bars_of(self._ask(call, {"symbol": symbol}), point, frame)
 
     # ---- controls of the simulation: the package has nothing like them
 
@@ -476,7 +379,7 @@ class Client:
         with self._lock:
             try:
                 if self._link is None and self._local is not None:
-                    answer = _LocalLink(self._local).call(name, args or {})
+                    answer = LocalLink(self._local).call(name, args or {})
                     if "wrong" in answer:
                         raise ValueError(answer["wrong"])
                     return answer["result"]
@@ -520,6 +423,14 @@ class Client:
         """Change a symbol's specification; the keys are those of a symbols file."""
         self._control("sim_symbol", {"name": name, "changes": changes})
 
+    def sim_account(self, **changes: Any) -> None:
+        """Change the terms of the account, such as fifo_close=True; docs/simulator.md lists them."""
+        self._control("sim_account", {"changes": changes})
+
+    def sim_rollover(self, nights: int = 1) -> None:
+        """Charge the swap of so many nights at once, or re-open positions, as each symbol's swap_mode says."""
+        self._control("sim_rollover", {"nights": nights})
+
     def sim_trading(self, allowed: bool = True, api_disabled: bool = False) -> None:
         """The Algo Trading button (off: 10027), and the option that disables this API (order_send: None, -8)."""
         self._control("sim_trading", {"allowed": allowed, "api_disabled": api_disabled})
@@ -537,64 +448,6 @@ class Client:
         """A trade request as a person in the terminal makes it: reason CLIENT, magic 0 if none is given."""
         request = trade_request("sim_order_by_hand", (), fields)
         return t.OrderSendResult([*self._control("sim_order_by_hand", request._asdict()), request])
-
-
-def _connect(path: str | None, timeout: float) -> _SocketLink:
-    if not path:
-        raise NoAnswerError(
-            t.RES_E_INTERNAL_FAIL_INIT,
-            f"IPC initialize failed, no terminal given: initialize('127.0.0.1:18801') or {ENVIRONMENT}=127.0.0.1:18801",
-        )
-    host, _, port = path.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise NoAnswerError(t.RES_E_INTERNAL_FAIL_INIT, f"IPC initialize failed, Process create failed '{path}'")
-    try:
-        return _SocketLink(host, int(port), timeout if timeout > 0 else 60.0)
-    except OSError:
-        raise NoAnswerError(
-            t.RES_E_INTERNAL_FAIL_INIT,
-            f"IPC initialize failed, no terminal listens on {path} (start sim_terminal.py --port {port})",
-        ) from None
-
-
-_TIMEFRAMES = frozenset(value for name, value in t.CONSTANTS.items() if name.startswith("TIMEFRAME_"))
-_POINT = t.SymbolInfo.__match_args__.index("point")
-
-
-def _bar_start(seconds: int, frame: int) -> int:
-    """When the bar of this moment began (broker time, seconds)."""
-    if frame == t.TIMEFRAME_MN1:
-        return int(datetime.fromtimestamp(seconds, UTC).replace(day=1, hour=0, minute=0, second=0).timestamp())
-    if frame == t.TIMEFRAME_W1:  # weeks begin on Sunday; the epoch was a Thursday
-        return (seconds + 4 * 86400) // 604800 * 604800 - 4 * 86400
-    length = frame * 60 if frame < t.TIMEFRAME_H1 else (frame - 16384) * 3600
-    return seconds // length * length
-
-
-def _numpy() -> Any:
-    """numpy, which only the copy_... functions need; without it they are unsupported."""
-    try:
-        return importlib.import_module("numpy")
-    except ImportError:
-        raise NoAnswerError(t.RES_E_UNSUPPORTED, "Unsupported function") from None
-
-
-def _array(rows: Iterable[Iterable[Any]], columns: str) -> Any:
-    kinds = [tuple(column.split(":")) for column in columns.split()]
-    return _numpy().array([tuple(row) for row in rows], dtype=kinds)
-
-
-def _tick_array(ticks: list[Any]) -> Any:
-    flags = t.TICK_FLAG_BID | t.TICK_FLAG_ASK
-    rows = ((msc // 1000, bid, ask, 0.0, 0, msc, flags, 0.0) for msc, bid, ask in ticks)
-    return _array(rows, "time:<i8 bid:<f8 ask:<f8 last:<f8 volume:<u8 time_msc:<i8 flags:<u4 volume_real:<f8")
-
-
-def _rate_array(bars: list[Any]) -> Any:
-    return _array(
-        bars,
-        "time:<i8 open:<f8 high:<f8 low:<f8 close:<f8 tick_volume:<u8 spread:<i4 real_volume:<u8",
-    )
 
 
 # ---- the module is one Client

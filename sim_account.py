@@ -1,11 +1,9 @@
 """The simulated account: what is in it, what it is worth, and the file that keeps it.
 
 `Account` holds positions, orders, history and balance, and computes profit and margin from the market's quotes.
-The records of trading are here too: what is asked of the broker, what it answers, and what comes of it. Nothing is
-decided here: who may trade what at which price is the business of `sim_broker`. Money, lots and prices are
-`Decimal` inside; the rows it hands out are the ints and floats MetaTrader 5 gives.
-
-All times are broker time in milliseconds: the server's wall clock written as if it were UTC.
+Nothing is decided here: who may trade what at which price is the business of `sim_rules`, what comes of a trade that
+of `sim_execution`. Money, lots and prices are `Decimal` inside; the rows it hands out are the ints and floats
+MetaTrader 5 gives.
 """
 
 from __future__ import annotations
@@ -15,15 +13,16 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from decimal import ROUND_HALF_UP, Decimal
 from decimal import Decimal as D
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any
 
 import sim_types as t
 from sim_market import Market
-from sim_symbols import BUY_TYPES, SetupError, SymbolSpec
+from sim_records import Archive, Deal, Order, Position, made, text_of
+from sim_symbols import SetupError, SymbolSpec, value_for
 
 STATE_VERSION = 1
 MARGIN_MODES = {
@@ -31,6 +30,9 @@ MARGIN_MODES = {
     "exchange": t.ACCOUNT_MARGIN_MODE_EXCHANGE,
     "hedging": t.ACCOUNT_MARGIN_MODE_RETAIL_HEDGING,
 }
+
+
+HEDGING_ONLY = ("fifo_close", "hedge_prohibited")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,14 @@ class AccountSettings:
     margin_call: Decimal = D(100)  # margin level in per cent: a warning only
     stop_out: Decimal = D(50)  # margin level in per cent at which the broker closes
     limit_orders: int = 500  # pending orders at most; 0: no limit
+    limit_positions: int = 0  # open positions at most (hedging: with pending orders); 0: no limit
     comment_length: int = 16  # characters the server keeps of a comment
+    comment_replaced: str = ""  # what the server writes in place of every comment; empty: it keeps them
+    stops_on_open: bool = True  # false: SL and TP in a Market or Exchange execution open are refused
+    fifo_close: bool = False  # of a symbol's positions only the oldest may be closed
+    hedge_prohibited: bool = False  # no opposite positions of a symbol
+    trade_expert: bool = True  # false: the server lets no program trade
+    rollover: bool = False  # charge swap at the server's midnight
 
     def __post_init__(self) -> None:
         if self.margin_mode not in MARGIN_MODES:
@@ -58,6 +67,11 @@ class AccountSettings:
             raise SetupError("login and leverage must be positive, the balance must not be negative")
         if not -14 <= self.utc_offset <= 14:
             raise SetupError("the UTC offset must be within -14 and 14 hours")
+        if min(self.limit_orders, self.limit_positions, self.comment_length) < 0:
+            raise SetupError("limit_orders, limit_positions and comment_length must not be negative")
+        wrong = [name for name in HEDGING_ONLY if getattr(self, name) and self.netting]
+        if wrong:
+            raise SetupError(f"{' and '.join(wrong)}: for hedging accounts only")
 
     @property
     def netting(self) -> bool:
@@ -65,156 +79,31 @@ class AccountSettings:
         return self.margin_mode != "hedging"
 
     @property
+    def utc_offset_msc(self) -> int:
+        return round(self.utc_offset * 3_600_000)
+
+    @property
     def digits(self) -> int:
         return 0 if self.currency == "JPY" else 2
 
-
-@dataclass
-class Position:
-    """An open position. `ticket` and `identifier` are the ticket of the order that opened it.
-
-    A reversal on a netting account gives it the ticket of the reversing order; the identifier stays for life.
-    """
-
-    ticket: int
-    identifier: int
-    symbol: str
-    type: int
-    volume: Decimal
-    price_open: Decimal
-    sl: Decimal
-    tp: Decimal
-    magic: int
-    reason: int
-    comment: str
-    time_msc: int
-    time_update_msc: int
-
-    @property
-    def is_buy(self) -> bool:
-        return self.type == t.POSITION_TYPE_BUY
+    def comment_kept(self, comment: str) -> str:
+        """What becomes of the comment of a request."""
+        return self.comment_replaced or comment[: self.comment_length]
 
 
-@dataclass
-class Order:
-    """A pending order, a market order that still waits, or (in the history) one that has ended."""
-
-    ticket: int
-    symbol: str
-    type: int
-    volume_initial: Decimal
-    volume_current: Decimal
-    price_open: Decimal
-    time_setup_msc: int
-    state: int = t.ORDER_STATE_PLACED
-    sl: Decimal = D(0)
-    tp: Decimal = D(0)
-    price_stoplimit: Decimal = D(0)
-    type_time: int = 0
-    type_filling: int = 0
-    time_expiration: int = 0  # seconds
-    magic: int = 0
-    reason: int = t.ORDER_REASON_EXPERT
-    comment: str = ""
-    position_id: int = 0  # 0 until it has to do with a position
-    position_by_id: int = 0
-    price_current: Decimal = D(0)
-    time_done_msc: int = 0
-    due_msc: int = 0  # a late market order is executed then; 0: it is none
-    hidden: bool = False  # not shown while it waits
-    visible_msc: int = 0  # in the history from then on
-
-    @property
-    def is_buy(self) -> bool:
-        return self.type in BUY_TYPES
+# What a broker may change about an account that trades.
+CHANGEABLE = (
+    "leverage", "utc_offset", "margin_call", "stop_out", "limit_orders", "limit_positions", "comment_length",
+    "comment_replaced", "stops_on_open", "fifo_close", "hedge_prohibited", "trade_expert", "rollover",
+)  # fmt: skip
+_KINDS = {item.name: str(item.type) for item in fields(AccountSettings)}
 
 
-@dataclass(frozen=True)
-class Deal:
-    """One execution, or a balance operation (`symbol` empty, `order` 0)."""
-
-    ticket: int
-    order: int
-    time_msc: int
-    type: int
-    entry: int = t.DEAL_ENTRY_IN
-    magic: int = 0
-    position_id: int = 0
-    reason: int = t.DEAL_REASON_CLIENT
-    volume: Decimal = D(0)
-    price: Decimal = D(0)
-    commission: Decimal = D(0)
-    profit: Decimal = D(0)
-    symbol: str = ""
-    comment: str = ""
-    visible_msc: int = 0  # in the history from then on
-
-
-@dataclass(frozen=True)
-class Request:
-    """MqlTradeRequest as it arrives at the server."""
-
-    action: int = 0
-    magic: int = 0
-    order: int = 0
-    symbol: str = ""
-    volume: Decimal = D(0)
-    price: Decimal = D(0)
-    stoplimit: Decimal = D(0)
-    sl: Decimal = D(0)
-    tp: Decimal = D(0)
-    deviation: int = 0
-    type: int = 0
-    type_filling: int = 0
-    type_time: int = 0
-    expiration: int = 0
-    comment: str = ""
-    position: int = 0
-    position_by: int = 0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the server answers to a request."""
-
-    retcode: int
-    deal: int = 0
-    order: int = 0
-    volume: Decimal = D(0)
-    price: Decimal = D(0)
-    bid: Decimal = D(0)
-    ask: Decimal = D(0)
-
-
-@dataclass(frozen=True)
-class Handling:
-    """How the broker carries out a market order when something is to be unusual about it."""
-
-    fraction: Decimal = D(1)  # the part of the volume that finds a counterparty
-    late_ms: int = 0  # the execution comes that much later; the answer is 10008 at once
-    hidden: bool = False  # and the waiting order is not shown meanwhile
-
-
-Item = TypeVar("Item", Order, Deal)
-
-
-class Archive(Generic[Item]):
-    """History in the order it happened, found by order and by position.
-
-    The text each item has in the state file is made once: nothing in the history ever changes.
-    """
-
-    def __init__(self) -> None:
-        self.items: list[Item] = []
-        self.texts: list[str] = []
-        self.by_order: defaultdict[int, list[Item]] = defaultdict(list)
-        self.by_position: defaultdict[int, list[Item]] = defaultdict(list)
-
-    def append(self, item: Item) -> None:
-        self.items.append(item)
-        self.texts.append(_text(vars(item)))
-        self.by_order[item.ticket if isinstance(item, Order) else item.order].append(item)
-        self.by_position[item.position_id].append(item)
+def changed_settings(settings: AccountSettings, changes: dict[str, Any]) -> AccountSettings:
+    """The settings with some of them changed; SetupError for a key or a value there is not."""
+    for key in changes.keys() - set(CHANGEABLE):
+        raise SetupError(f"account: unknown key {key!r}; keys are {', '.join(CHANGEABLE)}")
+    return replace(settings, **{key: value_for("account", key, _KINDS[key], value) for key, value in changes.items()})
 
 
 class Account:
@@ -228,6 +117,7 @@ class Account:
         self.orders: dict[int, Order] = {}  # by ticket
         self.old_orders: Archive[Order] = Archive()
         self.deals: Archive[Deal] = Archive()
+        self.changed = False  # anything but the quotes, since it was saved
         self.selected = {name for name, spec in market.specs.items() if spec.select}
         # Orders and positions share one line of numbers, deals have another; both differ between logins.
         self.next_order = 3_408_192_541 + settings.login % 10_000 * 1_000_003
@@ -244,6 +134,15 @@ class Account:
     def traded(self) -> set[str]:
         """The symbols that have a position or an order."""
         return {p.symbol for p in self.positions.values()} | {o.symbol for o in self.orders.values()}
+
+    def net_position(self, symbol: str) -> Position | None:
+        """The one position of a symbol on a netting account; None on a hedging account, where no order meets it."""
+        if not self.settings.netting:
+            return None
+        return next((p for p in self.positions.values() if p.symbol == symbol), None)
+
+    def position_with(self, identifier: int) -> Position | None:
+        return next((p for p in self.positions.values() if p.identifier == identifier), None)
 
     # ---- arithmetic
 
@@ -271,7 +170,8 @@ class Account:
         return self.profit(position.symbol, position.is_buy, position.volume, position.price_open, now)
 
     def total_floating(self) -> Decimal:
-        return sum((self.floating(position) for position in self.positions.values()), D(0))
+        """Profit of the open positions, swap included."""
+        return sum((self.floating(position) + position.swap for position in self.positions.values()), D(0))
 
     def equity(self) -> Decimal:
         return self.balance + self.total_floating()
@@ -323,6 +223,49 @@ class Account:
             total += self.money(need)
         return total
 
+    def new_exposure(self, symbol: str, buy: bool, volume: Decimal) -> Decimal:
+        """How much of a trade is more than it takes to close the opposite position it meets (netting)."""
+        held = self.net_position(symbol)
+        return volume - held.volume if held is not None and held.is_buy != buy else volume
+
+    def margin_after(self, symbol: str, buy: bool, volume: Decimal) -> Decimal:
+        """The margin there would be after this much more is bought or sold at the present price."""
+        side = t.POSITION_TYPE_BUY if buy else t.POSITION_TYPE_SELL
+        price = self.price(symbol, buy)
+        held = self.net_position(symbol)
+        if held is not None and held.is_buy == buy:
+            price = (held.price_open * held.volume + price * volume) / (held.volume + volume)
+            volume += held.volume
+        elif held is not None and held.volume >= volume:  # it shrinks
+            side, price, volume = held.type, held.price_open, held.volume - volume
+        elif held is not None:  # it is reversed
+            volume -= held.volume
+        would = Position(0, 0, symbol, side, volume, price, D(0), D(0), 0, 0, "", 0, 0)
+        return self.margin(would, instead_of=held)
+
+    def affordable(self, symbol: str, buy: bool, volume: Decimal) -> bool:
+        """Whether the money is there for a trade at the present price. A trade that only reduces always goes."""
+        if self.new_exposure(symbol, buy, volume) <= 0:
+            return True
+        return self.margin_after(symbol, buy, volume) <= self.equity()
+
+    def swap_per_night(self, spec: SymbolSpec, position: Position, rate: Decimal) -> Decimal:
+        """Swap of a position for one night, in the account's currency, where it is charged in money."""
+        now = self.price(position.symbol, not position.is_buy)
+        if spec.swap_mode == t.SYMBOL_SWAP_MODE_POINTS:
+            amount, currency = rate * spec.point * spec.unit_value * position.volume, spec.currency_profit
+        elif spec.swap_mode in (t.SYMBOL_SWAP_MODE_INTEREST_CURRENT, t.SYMBOL_SWAP_MODE_INTEREST_OPEN):
+            price = now if spec.swap_mode == t.SYMBOL_SWAP_MODE_INTEREST_CURRENT else position.price_open
+            worth = price * spec.unit_value * position.volume
+            amount, currency = worth * rate / 100 / 360, spec.currency_profit  # a bank's year
+        else:
+            currencies = {
+                t.SYMBOL_SWAP_MODE_CURRENCY_SYMBOL: spec.currency_base,
+                t.SYMBOL_SWAP_MODE_CURRENCY_MARGIN: spec.currency_margin,
+            }
+            amount, currency = rate * position.volume, currencies.get(spec.swap_mode, self.settings.currency)
+        return amount * self.market.rate(currency, self.settings.currency, gain=amount > 0)
+
     def tick_values(self, spec: SymbolSpec) -> tuple[Decimal, Decimal]:
         """Worth of one tick of one lot in the account's currency, when it is a gain and when it is a loss."""
         worth = spec.trade_tick_size * spec.unit_value
@@ -339,7 +282,7 @@ class Account:
         level = float(equity / margin * 100) if margin else 0.0
         return [
             s.login, t.ACCOUNT_TRADE_MODE_DEMO, s.leverage, s.limit_orders, t.ACCOUNT_STOPOUT_MODE_PERCENT,
-            trade_allowed, True, MARGIN_MODES[s.margin_mode], s.digits, False,
+            trade_allowed, s.trade_expert, MARGIN_MODES[s.margin_mode], s.digits, s.fifo_close,
             float(self.balance), 0.0, float(floating), float(equity), float(margin), float(equity - margin),
             level, float(s.margin_call), float(s.stop_out), 0.0, 0.0, 0.0, 0.0, 0.0,
             s.name, s.server, s.currency, s.company,
@@ -351,7 +294,7 @@ class Account:
         return [
             p.ticket, p.time_msc // 1000, p.time_msc, p.time_update_msc // 1000, p.time_update_msc, p.type,
             p.magic, p.identifier, p.reason, float(p.volume), float(p.price_open), float(p.sl), float(p.tp),
-            float(now), 0.0, float(profit), p.symbol, p.comment, "",
+            float(now), float(p.swap), float(profit), p.symbol, p.comment, "",
         ]  # fmt: skip
 
     def order_row(self, o: Order) -> list[Any]:
@@ -367,7 +310,7 @@ class Account:
     def deal_row(d: Deal) -> list[Any]:
         return [
             d.ticket, d.order, d.time_msc // 1000, d.time_msc, d.type, d.entry, d.magic, d.position_id,
-            d.reason, float(d.volume), float(d.price), float(d.commission), 0.0, float(d.profit), 0.0,
+            d.reason, float(d.volume), float(d.price), float(d.commission), float(d.swap), float(d.profit), 0.0,
             d.symbol, d.comment, "",
         ]  # fmt: skip
 
@@ -390,11 +333,11 @@ class Account:
             "orders": [vars(order) for order in self.orders.values()],
         }
         text = (
-            _text(head)[:-1]
+            text_of(head)[:-1]
             + ',\n"old_orders": [\n'
-            + ",\n".join(self.old_orders.texts)
+            + ",\n".join(self.old_orders.texts())
             + '\n],\n"deals": [\n'
-            + ",\n".join(self.deals.texts)
+            + ",\n".join(self.deals.texts())
             + "\n]}\n"
         )
         beside = path.with_name(path.name + ".new")
@@ -423,12 +366,12 @@ class Account:
                     raise SetupError(f"it is of {key} {state[key]!r}, not {mine!r}")
             self.balance = D(state["balance"])
             self.next_order, self.next_deal = state["next_order"], state["next_deal"]
-            self.positions = {p.ticket: p for p in (_made(Position, values) for values in state["positions"])}
-            self.orders = {o.ticket: o for o in (_made(Order, values) for values in state["orders"])}
+            self.positions = {p.ticket: p for p in (made(Position, values) for values in state["positions"])}
+            self.orders = {o.ticket: o for o in (made(Order, values) for values in state["orders"])}
             for values in state["old_orders"]:
-                self.old_orders.append(_made(Order, values))
+                self.old_orders.append(made(Order, values))
             for values in state["deals"]:
-                self.deals.append(_made(Deal, values))
+                self.deals.append(made(Deal, values))
             held = self.traded()
             if held - self.market.specs.keys():
                 raise SetupError(f"it holds symbols that are gone: {sorted(held - self.market.specs.keys())}")
@@ -438,17 +381,3 @@ class Account:
                     self.market.resume(name, D(bid), D(ask))
         except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
             raise SetupError(f"state file {path}: {error}") from error
-
-
-_Record = TypeVar("_Record", Position, Order, Deal)
-_HINTS = {kind: get_type_hints(kind) for kind in (Position, Order, Deal)}
-
-
-def _made(kind: type[_Record], values: dict[str, Any]) -> _Record:
-    hints = _HINTS[kind]
-    known: dict[str, Any] = {key: D(value) if hints[key] is Decimal else value for key, value in values.items()}
-    return kind(**known)
-
-
-def _text(values: dict[str, Any]) -> str:
-    return json.dumps(values, default=str)

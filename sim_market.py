@@ -94,6 +94,8 @@ def symbol_row(spec: SymbolSpec, quote: Quote, selected: bool, tick_gain: Decima
             "asklow": float(quote.ask_low),
             "spread": int((quote.ask - quote.bid) / spec.point),
         }
+    if selected and spec.has_last:
+        row |= {"last": row["bid"], "lasthigh": row["bidhigh"], "lastlow": row["bidlow"]}
     return list(row.values())
 
 
@@ -153,8 +155,10 @@ class Market:
     ) -> None:
         self.specs = specs
         self.frozen = False
+        self._closed: set[str] = set()  # no session at the last step
+        self._taken: dict[tuple[str, bool], Decimal] = {}  # lots that have found a counterparty at this price
         self._seed = seed
-        self._utc_offset_msc = utc_offset_msc
+        self.utc_offset_msc = utc_offset_msc
         self._random = {name: random.Random(f"{seed}:{name}") for name in specs}
         self._ticks: list[FileTick] = []
         self._replayed: set[str] = set()
@@ -178,6 +182,9 @@ class Market:
 
     def set_quote(self, name: str, bid: Decimal, ask: Decimal, now_msc: int) -> None:
         self.quotes[name].set(bid, ask, now_msc)
+        if self._taken:
+            self._taken.pop((name, True), None)
+            self._taken.pop((name, False), None)
         self.history[name].append((now_msc, bid, ask))
 
     def resume(self, name: str, bid: Decimal, ask: Decimal) -> None:
@@ -192,15 +199,30 @@ class Market:
         bid = self.specs[name].to_grid(self.quotes[name].bid)
         self.set_quote(name, bid, self._ask_for(self.specs[name], bid), now_msc)
 
+    def available(self, name: str, buy: bool, volume: Decimal) -> Decimal:
+        """How much of this volume a buyer (or seller) gets at the present price, in whole steps."""
+        spec = self.specs[name]
+        if not spec.depth:
+            return volume
+        left = spec.depth - self._taken.get((name, buy), D(0))
+        return volume if left >= volume else max(D(0), spec.whole_steps(left))
+
+    def take(self, name: str, buy: bool, volume: Decimal) -> None:
+        """So much has been bought (or sold) at the present price."""
+        if self.specs[name].depth:
+            self._taken[name, buy] = self._taken.get((name, buy), D(0)) + volume
+
     def step(self, now_msc: int) -> list[str]:
-        """Move the market once; the names of the symbols that have a new tick."""
+        """Move the market once; the symbols that have a new tick, or whose session has just begun."""
+        opened = self._open_sessions(now_msc)
         if self.frozen:  # the quotes go on coming, their prices stay
-            for quote in self.quotes.values():
-                quote.time_msc = now_msc
-            return []
-        changed = self._replay(now_msc)
+            for name, quote in self.quotes.items():
+                if name not in self._closed:
+                    quote.time_msc = now_msc
+            return opened
+        changed = opened + self._replay(now_msc)
         for name, spec in self.specs.items():
-            if name in self._replayed:
+            if name in self._replayed or name in self._closed:
                 continue
             if self._seed is None:
                 bid = self._common_bid(spec, now_msc)
@@ -210,6 +232,12 @@ class Market:
                 self.set_quote(name, bid, self._ask_for(spec, bid), now_msc)
                 changed.append(name)
         return changed
+
+    def _open_sessions(self, now_msc: int) -> list[str]:
+        """Look which symbols have no session now, and so no ticks; the names of those that have just begun one."""
+        before = self._closed
+        self._closed = {name for name, spec in self.specs.items() if spec.sessions and not spec.is_open(now_msc)}
+        return [name for name in before if name not in self._closed]
 
     def _move(self, name: str, spec: SymbolSpec) -> Decimal:
         chance = self._random[name]
@@ -223,7 +251,7 @@ class Market:
 
         Each period's swing grows with the square root of its length, as a random walk's does.
         """
-        utc_msc = (now_msc - self._utc_offset_msc) // STEP_MSC * STEP_MSC
+        utc_msc = (now_msc - self.utc_offset_msc) // STEP_MSC * STEP_MSC
         ticks = 0.0
         for octave in range(10):
             period = 400 * 4**octave

@@ -15,6 +15,7 @@ from decimal import Decimal as D
 from pathlib import Path
 from typing import Any
 
+import sim_sessions
 import sim_types as t
 
 
@@ -54,6 +55,9 @@ class SymbolSpec:
     filling_mode: int = t.SYMBOL_FILLING_FOK | t.SYMBOL_FILLING_IOC
     order_mode: int = 127
     expiration_mode: int = 15
+    order_gtc_mode: int = t.SYMBOL_ORDERS_GTC
+    sessions: str = ""  # when it is traded, by the server's clock; empty: always
+    depth: Decimal = D(0)  # lots each side of the market has at a price; 0: without limit
     currency_base: str = "USD"
     currency_profit: str = "USD"
     currency_margin: str = "USD"
@@ -72,6 +76,10 @@ class SymbolSpec:
         if self.margin_hedged is None:
             object.__setattr__(self, "margin_hedged", self.trade_contract_size)
         wrong = [text for text, bad in self._contradictions() if bad]
+        try:
+            sim_sessions.sessions_in(self.sessions or sim_sessions.CLOSED)
+        except ValueError as error:
+            wrong.append(f"sessions: {error}")
         if wrong:
             raise SetupError(f"symbol {self.name}: {'; '.join(wrong)}")
 
@@ -89,6 +97,13 @@ class SymbolSpec:
         yield "trade_mode must be 0..4", not 0 <= self.trade_mode <= 4
         yield "trade_exemode must be 0..3", not 0 <= self.trade_exemode <= 3
         yield "filling_mode must be 0..7", not 0 <= self.filling_mode <= 7
+        yield (
+            "order_mode must be 0..127 and expiration_mode 0..15",
+            bool(self.order_mode >> 7 or self.expiration_mode >> 4),
+        )
+        yield "order_gtc_mode must be 0..2", not 0 <= self.order_gtc_mode <= 2
+        yield "swap_mode must be 0..8", not 0 <= self.swap_mode <= 8
+        yield "depth and volume_limit must not be negative", min(self.depth, self.volume_limit) < 0
         yield "levels must not be negative", min(self.trade_stops_level, self.trade_freeze_level) < 0
         yield "a future needs trade_tick_value", self.is_future and self.trade_tick_value <= 0
 
@@ -104,6 +119,15 @@ class SymbolSpec:
     def at_requested_price(self) -> bool:
         """Request and Instant execution: price and deviation of the request count."""
         return self.trade_exemode in (t.SYMBOL_TRADE_EXECUTION_REQUEST, t.SYMBOL_TRADE_EXECUTION_INSTANT)
+
+    @property
+    def has_last(self) -> bool:
+        """An exchange shows the price of the last trade besides bid and ask."""
+        return self.trade_exemode == t.SYMBOL_TRADE_EXECUTION_EXCHANGE
+
+    def is_open(self, now_msc: int) -> bool:
+        """Whether it is traded now (broker time)."""
+        return sim_sessions.is_open(self.sessions, now_msc)
 
     @property
     def unit_value(self) -> Decimal:
@@ -133,6 +157,19 @@ class SymbolSpec:
     def volume_fits(self, volume: Decimal) -> bool:
         return self.volume_min <= volume <= self.volume_max and volume % self.volume_step == 0
 
+    def whole_steps(self, volume: Decimal) -> Decimal:
+        return volume // self.volume_step * self.volume_step
+
+    def order_type_fits(self, order_type: int) -> bool:
+        """Whether the symbol takes orders of this type (order_mode)."""
+        flags = (
+            (MARKET_TYPES, t.SYMBOL_ORDER_MARKET),
+            (LIMIT_TYPES, t.SYMBOL_ORDER_LIMIT),
+            (STOP_TYPES, t.SYMBOL_ORDER_STOP),
+            (STOP_LIMIT_TYPES, t.SYMBOL_ORDER_STOP_LIMIT),
+        )
+        return any(order_type in types and self.order_mode & flag for types, flag in flags)
+
     def filling_fits(self, filling: int, order_type: int) -> bool:
         """Whether a filling mode may be used (the table of symbol_filling_mode in the MQL5 reference).
 
@@ -151,6 +188,7 @@ class SymbolSpec:
 
 
 BUY_TYPES = frozenset((t.ORDER_TYPE_BUY, t.ORDER_TYPE_BUY_LIMIT, t.ORDER_TYPE_BUY_STOP, t.ORDER_TYPE_BUY_STOP_LIMIT))
+MARKET_TYPES = frozenset((t.ORDER_TYPE_BUY, t.ORDER_TYPE_SELL))
 LIMIT_TYPES = frozenset((t.ORDER_TYPE_BUY_LIMIT, t.ORDER_TYPE_SELL_LIMIT))
 STOP_TYPES = frozenset((t.ORDER_TYPE_BUY_STOP, t.ORDER_TYPE_SELL_STOP))
 STOP_LIMIT_TYPES = frozenset((t.ORDER_TYPE_BUY_STOP_LIMIT, t.ORDER_TYPE_SELL_STOP_LIMIT))
@@ -298,7 +336,7 @@ def changed_spec(spec: SymbolSpec, changes: dict[str, Any]) -> SymbolSpec:
             near = difflib.get_close_matches(key, SPEC_FIELDS, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise SetupError(f"symbol {spec.name}: unknown key {key!r}{hint}; keys are {', '.join(SPEC_FIELDS)}")
-        values[key] = _value_for(spec.name, key, value)
+        values[key] = value_for(f"symbol {spec.name}", key, str(SPEC_FIELDS[key].type), value)
     if "digits" in values and "trade_tick_size" not in values:
         values["trade_tick_size"] = D(0)
     if "trade_contract_size" in values and "margin_hedged" not in values:
@@ -306,8 +344,8 @@ def changed_spec(spec: SymbolSpec, changes: dict[str, Any]) -> SymbolSpec:
     return replace(spec, **values)
 
 
-def _value_for(name: str, key: str, value: Any) -> Any:
-    kind = str(SPEC_FIELDS[key].type)
+def value_for(owner: str, key: str, kind: str, value: Any) -> Any:
+    """A value from a file or a control as a field of that type wants it; SetupError when it is of another."""
     is_number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
     if kind == "str" and isinstance(value, str):
         return value
@@ -315,10 +353,16 @@ def _value_for(name: str, key: str, value: Any) -> Any:
         return value
     if kind == "int" and is_number and value == int(value):
         return int(value)
+    if kind == "float" and is_number:
+        return float(value)
     if kind.startswith("Decimal") and is_number and abs(value) < D("1e15"):
         return decimal_of(value) if isinstance(value, float) else D(value)
     wanted = {"str": "text", "bool": "true or false", "int": "a whole number"}.get(kind, "a number")
-    raise SetupError(f"symbol {name}: {key} must be {wanted}, not {value!r}")
+    raise SetupError(f"{owner}: {key} must be {wanted}, not {value!r}")
+
+
+def _spec_value(name: str, key: str, value: Any) -> Any:
+    return value_for(f"symbol {name}", key, str(SPEC_FIELDS[key].type), value)
 
 
 def symbols_with(changes: dict[str, Any]) -> dict[str, SymbolSpec]:
@@ -343,7 +387,7 @@ def symbols_with(changes: dict[str, Any]) -> dict[str, SymbolSpec]:
         elif "like" in changes[name]:
             raise SetupError(f"symbol {name}: like {like!r}: there is no such symbol")
         elif {"price", "digits"} <= set(values):
-            price, digits = _value_for(name, "price", values["price"]), _value_for(name, "digits", values["digits"])
+            price, digits = (_spec_value(name, key, values[key]) for key in ("price", "digits"))
             base = SymbolSpec(name, price, digits)
         else:
             raise SetupError(f'symbol {name}: a new symbol needs "like", or "price" and "digits"')

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import sim_types as t
 from campaign.world import SYMBOLS, MachineClock, Part, Trade, World, position_of
-from sim_account import Request
+from sim_api import Session
+from sim_api import Terminal as SimTerminal
 from sim_broker import Broker
-from sim_terminal import Session
-from sim_terminal import Terminal as SimTerminal
+from sim_records import Request
 
 D = Decimal
 
@@ -66,7 +66,7 @@ def closes(world: World, draw: random.Random) -> None:
     else:
         part = draw.random() < 0.45 and position.volume > D("0.02")
         volume = (position.volume * D(draw.choice(("0.1", "0.3", "0.5")))).quantize(D("0.01")) if part else None
-        world.master_broker.close_by_server(position, t.ORDER_REASON_CLIENT, "", volume or None)
+        world.master_broker.execution.close(position, t.ORDER_REASON_CLIENT, "", volume or None)
         world.note("master", f"closes {volume or 'all'} of #{trade.ticket}")
     world.watch_master()
 
@@ -102,7 +102,7 @@ def swap(broker: Broker, identifier: int) -> None:
         del broker.account.positions[position.ticket]
         position.ticket = broker.account.new_order_ticket()
         broker.account.positions[position.ticket] = position
-        broker.changed = True
+        broker.account.changed = True
 
 
 def swaps_ticket(world: World, draw: random.Random) -> None:
@@ -360,7 +360,7 @@ def _by_hand(world: World, draw: random.Random) -> None:
     position = draw.choice(mine)
     part = draw.random() < 0.4 and position.volume > D("0.02")
     volume = max(D("0.01"), (position.volume / 3).quantize(D("0.01"))) if part else None
-    world.client_broker.close_by_server(position, t.ORDER_REASON_CLIENT, "", volume)
+    world.client_broker.execution.close(position, t.ORDER_REASON_CLIENT, "", volume)
     world.by_hand.add(position.identifier)
     world.note("follower", f"closes {volume or 'all'} of #{position.identifier} by hand")
 

@@ -15,7 +15,7 @@ from campaign.world import MAGIC, MAX_AGE_S, MULTIPLIER, START, UTC_OFFSET_S, Tr
 from copies import State, tag_of
 from link import FIRST_BOOK_S
 from signals import Kind
-from sim_account import Deal
+from sim_records import Deal
 
 D = Decimal
 STEP: Final = D("0.01")

@@ -46,11 +46,12 @@ from records import Role
 from safety import Copying, Limits, Mode, Sizing
 from sender import Sender, Superseded
 from signals import Kind, decode, encode
-from sim_account import AccountSettings, Position, Request
+from sim_account import AccountSettings
+from sim_api import Session
+from sim_api import Terminal as SimTerminal
 from sim_broker import Broker
+from sim_records import Position, Request
 from sim_symbols import SymbolSpec, default_symbols
-from sim_terminal import Session
-from sim_terminal import Terminal as SimTerminal
 from terminal import CannotConnect, ConnectionLost, Terminal
 
 D = Decimal

@@ -20,9 +20,9 @@ from mt5_sim import Client
 from safety import Copying, Limits, Mode, Sizing
 from signals import Action, Kind, Source, Trade, decode, encode, trade_for_client
 from sim_account import AccountSettings
+from sim_api import Terminal as SimTerminal
 from sim_broker import Broker
 from sim_symbols import symbols_with
-from sim_terminal import Terminal as SimTerminal
 from terminal import ConnectionLost, Terminal
 
 D = Decimal

@@ -4,7 +4,8 @@ from decimal import Decimal as D
 from typing import Any
 
 import mt5_sim
-from sim_broker import AccountSettings, Broker
+from sim_account import AccountSettings
+from sim_broker import Broker
 from sim_symbols import symbols_with
 
 BUY, SELL, BUY_LIMIT, SELL_LIMIT, BUY_STOP, SELL_STOP, BUY_STOP_LIMIT, SELL_STOP_LIMIT = range(8)

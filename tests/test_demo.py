@@ -36,7 +36,7 @@ from demo_report import (
     table,
     tags,
 )
-from sim_broker import AccountSettings
+from sim_account import AccountSettings
 from sim_broker import Broker as SimBroker
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,9 +21,9 @@ from mt5_sim import Client
 from sender import BrokerClock, Sender, Superseded, poll
 from signals import Action, Key, Kind
 from sim_account import AccountSettings
+from sim_api import Terminal as SimTerminal
 from sim_broker import Broker
 from sim_symbols import symbols_with
-from sim_terminal import Terminal as SimTerminal
 from terminal import CannotConnect, ConnectionLost, Terminal
 
 BUY, SELL, BUY_LIMIT = 0, 1, 2
@@ -887,7 +887,7 @@ def test_a_jump_of_the_wall_clock_makes_nothing_older_or_younger(desk: Desk, hou
 def test_after_the_broker_has_set_its_clock_back_new_positions_are_new_again(desk: Desk) -> None:
     kept = desk.open()
     desk.passes(60)
-    desk.broker.settings = replace(desk.broker.settings, utc_offset=2.0)
+    desk.broker.change_account({"utc_offset": 2.0})
     for _ in range(13):
         desk.passes(60, 1.0)
     ticket = desk.open()

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 import mt5_sim
+from sim_account import AccountSettings
 from sim_arguments import in_group
-from sim_broker import AccountSettings, Broker
+from sim_broker import Broker
 
 GOOD = {"action": 1, "symbol": "EURUSD", "volume": 0.01, "type": 0, "type_filling": 1}
 SUCCESS = (1, "Success")

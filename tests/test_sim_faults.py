@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 import mt5_sim
-from sim_broker import AccountSettings, Broker
-from sim_terminal import Terminal
+from sim_account import AccountSettings
+from sim_api import Terminal
+from sim_broker import Broker
 
 GOOD = {"action": 1, "symbol": "EURUSD", "volume": 0.1, "type": 0, "type_filling": 1}
 EVER = (1, 2**31 - 1)

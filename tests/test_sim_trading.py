@@ -22,7 +22,8 @@ from sim_desk import (
 )
 
 import mt5_sim
-from sim_broker import AccountSettings, Broker
+from sim_account import AccountSettings
+from sim_broker import Broker
 from sim_market import Market, load_ticks
 from sim_symbols import SetupError, default_symbols, load_symbols
 

@@ -7,7 +7,8 @@ import pytest
 
 import mt5_sim
 import sim_types
-from sim_broker import AccountSettings, Broker
+from sim_account import AccountSettings
+from sim_broker import Broker
 
 # Made from what the real package exports: "NAME=value" and "Type: field field ..." lines, sorted.
 CONSTANTS = "30b51411227a9a3694a8e9ce5face88a015cae38f8acb98687fcd7911da55d6e"

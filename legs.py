@@ -78,17 +78,22 @@ def _increased(legs: Legs, trade: Trade, lots: Decimal, decided: Container[int])
 def held_as(held: Held, legs: Legs, mirror: Mirror, now: float) -> Iterator[tuple[CopyKey, Held]]:
     """The legs that are open, as trades of their own."""
     trade = held.trade
+    base: Leg | None = None  # the first since the position turned round
     for leg in legs:
+        if base is None or base.buys != leg.buys:
+            base = leg
         if not leg.left:
             continue
         of_leg = replace(trade, volume=leg.left, price=leg.price if leg.number else trade.price, increase=None)
         key = (trade.master, *trade.key, leg.number)
+        one = replace(held, trade=of_leg, leg=leg.number, order=leg.order)
         if leg.number:
-            of_leg = replace(of_leg, opened_at=leg.opened_at)
             age = mirror.age_ms(leg.opened_at, now)
-            yield key, replace(held, trade=of_leg, leg=leg.number, order=leg.order, age_at_receipt_ms=age, received=now)
-        else:
-            yield key, replace(held, trade=of_leg, order=leg.order)
+            of_leg = replace(of_leg, opened_at=leg.opened_at)
+            one = replace(one, trade=of_leg, age_at_receipt_ms=age, received=now)
+        if base is not leg:
+            one = replace(one, of_lots=base.initial)
+        yield key, one
 
 
 def whole(held: Held) -> tuple[CopyKey, Held]:

@@ -64,6 +64,7 @@ class Held:
     server_time: int = 0
     leg: int = 0  # which part of the master's trade this is, see legs.py
     order: int = 0  # the pending order it came from, if it came from one
+    of_lots: Decimal | None = None  # the master's lots of the first leg when this is a later one
 
     @property
     def trade_key(self) -> TradeKey:

@@ -20,6 +20,7 @@ from safety import (
     Copying,
     Exposure,
     Limits,
+    Part,
     Reason,
     Refusal,
     Sizing,
@@ -313,13 +314,17 @@ def _opens(known: Known, rules: Rules, trimmed: set[str]) -> list[Step]:
     exposure = exposure_of(known, rules.magic)
     unresolved = {(c.symbol, c.action.buys, c.volume) for c in known.copies.values() if c.state is State.OPENING}
     busy = trimmed | known.blocked  # on a netting account
+    rests = {key: copy.rest for key, copy in known.copies.items()}
     for key, held in known.books.items():
         if key in known.copies or known.rests.get((key, Open), (0.0, ()))[0] > known.now:
             continue
         forerunner = known.copies.get(order_key(held)) if key[1] is Kind.POSITION else None
         if forerunner is not None and forerunner.state in LIVE:
             continue  # the copy of the pending order it came from is settled first; then this is decided
-        verdict = _judged(held, known, rules, exposure)
+        part = None if held.of_lots is None else Part(held.of_lots, rests.get((*key[:3], key[3] - 1), NOTHING))
+        verdict = _judged(held, known, rules, exposure, part)
+        if isinstance(verdict, Refusal) and verdict.reason is Reason.VOLUME_TOO_SMALL:
+            rests[key] = Decimal(verdict.numbers["volume"])
         if isinstance(verdict, Allowed):
             name = verdict.symbol.name
             likeness = (name, held.trade.action.buys, verdict.volume)
@@ -340,7 +345,7 @@ def _opens(known: Known, rules: Rules, trimmed: set[str]) -> list[Step]:
     return wanted
 
 
-def _judged(held: Held, known: Known, rules: Rules, exposure: Exposure) -> Allowed | Refusal:
+def _judged(held: Held, known: Known, rules: Rules, exposure: Exposure, part: Part | None) -> Allowed | Refusal:
     """The verdict on a trade that was never copied: of the ledger, of the pending order it came from, of the rules."""
     opened_at = held.trade.opened_at
     if opened_at and opened_at <= known.born_at:
@@ -360,6 +365,7 @@ def _judged(held: Held, known: Known, rules: Rules, exposure: Exposure) -> Allow
         known.highest_equity,
         _symbol_of(held.trade, known, rules),
         exposure,
+        part,
     )
     if isinstance(verdict, Allowed):
         return _decided_by_its_order(held, known) or _mixed(verdict, known, rules) or verdict

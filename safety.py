@@ -118,6 +118,15 @@ class Allowed:
     volume: Decimal  # lots, within the broker's minimum, maximum and step
     deviation: int  # points that the fill may still be worse, so that the whole slippage stays within the limit
     capped_from: Decimal | None = None  # what the follower's rule asked for when the broker's maximum is below it
+    rest: Decimal = Decimal(0)  # lots that rounding has left over, for the next leg
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """How a later leg of a master's position is sized: as a part of the first one, with what rounding left over."""
+
+    of_lots: Decimal  # the master's lots of the first leg, for which `fixed_lot` stands
+    rest: Decimal  # lots that rounding left over from the leg before
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +204,7 @@ def decide(
     highest_equity: Decimal,
     symbol: Symbol | Refusal,
     exposure: Exposure,
+    part: Part | None = None,
 ) -> Allowed | Refusal:
     """May `trade` be opened on this account now? The rules stand in the order in which they are asked.
 
@@ -243,6 +253,10 @@ def decide(
             {"contract_size": symbol.contract_size, "master_contract_size": trade.contract_size},
         )
     wanted = wanted_volume(sizing, trade.volume)
+    if part is not None:
+        if sizing.mode is Mode.FIX:
+            wanted = wanted * trade.volume / part.of_lots
+        wanted += part.rest
     volume = fitted_volume(wanted, symbol)
     if volume <= 0:
         return Refusal(
@@ -299,4 +313,5 @@ def decide(
             f"{volume} lots of {symbol.name} need a margin of {margin:.2f}, free are {free:.2f}",
             {"margin": margin, "margin_free": free},
         )
-    return Allowed(symbol, volume, deviation, wanted if volume < floor_to_step(wanted, symbol.volume_step) else None)
+    whole = floor_to_step(wanted, symbol.volume_step)
+    return Allowed(symbol, volume, deviation, wanted if volume < whole else None, wanted - whole)

@@ -73,6 +73,7 @@ class Trader:
         self._clock = clock
         self._rest: dict[tuple[CopyKey, type], Rest] = {}
         self._last_refusal: dict[CopyKey, Reason] = {}
+        self._too_small: dict[CopyKey, Decimal] = {}  # lots that were below the broker's minimum, for the next leg
         self._times: dict[CopyKey, Times] = {}
         self._spoken = Spoken(log)
 
@@ -84,6 +85,7 @@ class Trader:
         """Keep in memory only what concerns these trades."""
         keep = set(needed)
         self._last_refusal = {key: value for key, value in self._last_refusal.items() if key in keep}
+        self._too_small = {key: value for key, value in self._too_small.items() if key in keep}
         self._rest = {key: value for key, value in self._rest.items() if key[0] in keep}
         self._times = {key: value for key, value in self._times.items() if key in keep}
 
@@ -261,6 +263,7 @@ class Trader:
         symbol = allowed.symbol
         copy = replace(
             self._new_copy(step.held, symbol.name, allowed.volume),
+            rest=allowed.rest,
             after_ticket=self._highest_ticket(reading),
             net_before=lots_of(reading, symbol.name) if _netting(reading) else None,
         )
@@ -316,13 +319,16 @@ class Trader:
         refusal = step.refusal
         key = step.held.key
         if not refusal.final:
+            if refusal.reason is Reason.VOLUME_TOO_SMALL:
+                self._too_small[key] = Decimal(refusal.numbers["volume"])
             self._note_refusal(step.held, refusal.reason, refusal.detail, refusal.numbers)
             return
         reason, detail = refusal.reason, refusal.detail
         before = self._last_refusal.get(key)
         if reason is Reason.TOO_OLD and before is not None:
             reason, detail = before, f"{detail}; until then refused because of {before}"
-        self._skip(step.held, reason, detail, refusal.numbers)
+        rest = self._too_small.get(key, Decimal(0)) if reason is Reason.VOLUME_TOO_SMALL else Decimal(0)
+        self._skip(step.held, reason, detail, refusal.numbers, rest)
 
     def _note_refusal(self, held: Held, reason: Reason, detail: str, numbers: Mapping[str, Any]) -> None:
         """Log and report a refusal once, and again when its reason changes."""
@@ -337,10 +343,10 @@ class Trader:
             log.warning("refused %s %s of %s #%d: %s: %s", trade.action, trade.symbol, *_who(trade), reason, detail)
         self._last_refusal[key] = reason
 
-    def _skip(self, held: Held, reason: Reason, detail: str, numbers: Mapping[str, Any]) -> None:
+    def _skip(self, held: Held, reason: Reason, detail: str, numbers: Mapping[str, Any], rest: Decimal) -> None:
         trade = held.trade
         copy = self._new_copy(held, trade.symbol, trade.volume)
-        skipped = replace(copy, state=State.SKIPPED, reason=str(reason), detail=detail)
+        skipped = replace(copy, state=State.SKIPPED, reason=str(reason), detail=detail, rest=rest)
         self._ledger.record(skipped, reports=[self._report("skipped", skipped, numbers=numbers)])
         log.warning("skipped %s %s of %s #%d: %s: %s", trade.action, trade.symbol, *_who(trade), reason, detail)
 

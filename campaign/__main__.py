@@ -1,4 +1,4 @@
-"""The long trials: python run.py campaign faults|kills [options]; --help after each tells its options."""
+"""The long trials: python run.py campaign faults|kills|trades [options]; --help after each tells its options."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from campaign import faults, kills
+from campaign import faults, kills, trades
 
-CAMPAIGNS: Final[dict[str, Callable[[list[str]], int]]] = {"faults": faults.main, "kills": kills.main}
+CAMPAIGNS: Final[dict[str, Callable[[list[str]], int]]] = {
+    "faults": faults.main,
+    "kills": kills.main,
+    "trades": trades.main,
+}
 
 
 def main(arguments: Sequence[str]) -> int:

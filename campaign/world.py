@@ -21,7 +21,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,6 +61,7 @@ UTC_OFFSET_S: Final = 3 * 3600
 MAGIC: Final = 123456
 FOREIGN_MAGIC: Final = 777
 MULTIPLIER: Final = D("0.5")
+STEP: Final = D("0.01")
 MAX_AGE_S: Final = 10
 SYMBOLS: Final = {"EURUSD": (D("1.10000"), D("0.00010")), "GBPUSD": (D("1.30000"), D("0.00012"))}
 PASSWORD: Final = "not a secret: lives for one schedule"  # noqa: S105
@@ -367,10 +368,25 @@ class Trade:
         return [lots for since, lots in self.volumes if since <= when][-1] if when >= self.opened else D(0)
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What kind of accounts there are, and how the follower sizes."""
+
+    master_mode: str = "hedging"
+    client_mode: str = "hedging"
+    sizing: Sizing = Sizing(Mode.MULTIPLIER, D(0), MULTIPLIER)  # noqa: RUF009  frozen
+    limits: Limits = Limits(10_000, 100, 50, D(100), D(50), MAX_AGE_S)  # noqa: RUF009  frozen
+    client_step: Decimal = STEP  # lots; the minimum as well
+    foreign: bool = True  # the follower has positions of his own
+
+
 class World:
     """One system and what happens to it. `tick()` is half a second."""
 
-    def __init__(self, seed: int, folder: Path, *, kill_at: int = 0, trace: bool = False) -> None:
+    def __init__(
+        self, seed: int, folder: Path, *, kill_at: int = 0, trace: bool = False, setup: Setup | None = None
+    ) -> None:
+        self.setup = setup or Setup()
         self.random = random.Random(f"world {seed}")
         self.folder = folder
         self.clock = WorldClock()
@@ -390,8 +406,8 @@ class World:
         self.by_hand: set[int] = set()  # client positions that the follower touched himself
         self.healed = False
 
-        self.master_broker = self._broker(1001)
-        self.client_broker = self._broker(2001)
+        self.master_broker = self._broker(1001, self.setup.master_mode, STEP)
+        self.client_broker = self._broker(2001, self.setup.client_mode, self.setup.client_step)
         self.master_sim, self.client_sim = SimTerminal(self.master_broker), SimTerminal(self.client_broker)
         self.move_market()
         self.server = Part("server", MachineClock(self.clock))
@@ -401,7 +417,9 @@ class World:
         self.second_copier: Part | None = None
         for part in (self.server, self.sender, self.copier):
             self.start(part)
-        self._foreign_position()
+        self.foreign: dict[int, Decimal] = {}
+        if self.setup.foreign:
+            self._foreign_position()
 
     # -- what tells about it
 
@@ -444,9 +462,14 @@ class World:
 
     # -- brokers
 
-    def _broker(self, login: int) -> Broker:
-        specs: dict[str, SymbolSpec] = {name: spec for name, spec in default_symbols().items() if name in SYMBOLS}
-        return Broker(AccountSettings(login=login, balance=D(1_000_000)), clock=self.clock, symbols=specs, seed=1)
+    def _broker(self, login: int, margin_mode: str, step: Decimal) -> Broker:
+        specs: dict[str, SymbolSpec] = {
+            name: replace(spec, volume_min=step, volume_step=step)
+            for name, spec in default_symbols().items()
+            if name in SYMBOLS
+        }
+        account = AccountSettings(login=login, balance=D(1_000_000), margin_mode=margin_mode)
+        return Broker(account, clock=self.clock, symbols=specs, seed=1)
 
     def move_market(self, name: str = "", points: int = 0, *, only: Broker | None = None) -> None:
         """New quotes near the usual price, or one jump of a symbol by so many points."""
@@ -552,8 +575,8 @@ class World:
         config = ClientConfig(
             api=settings,
             mt5=mt5,
-            sizing=Sizing(Mode.MULTIPLIER, D(0), MULTIPLIER),
-            limits=Limits(10_000, 100, 50, D(100), D(50), MAX_AGE_S),
+            sizing=self.setup.sizing,
+            limits=self.setup.limits,
             copying=Copying.ON,
             magic=MAGIC,
             folder=self.folder,

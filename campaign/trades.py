@@ -1,0 +1,335 @@
+"""Random histories of a master's trades, between every two kinds of account: the client comes to the same lots.
+
+    python run.py campaign trades [--histories N] [--seed S] [--pair MASTER:CLIENT]
+
+The real sender, server and copier in one process, without faults: what is tried here is arithmetic. Each history has
+opens, partial closes, increases, reversals, closes by an opposite position, pending orders that fill, move and are
+cancelled, jumps of the price and restarts of the copier. When the master stops, the client must have the exact share
+within one step for each trade of its own; when the master is flat, so must the client be; no order is sent twice; the
+follower's own position is not touched. hypothesis shortens a history that fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import random
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Final
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+import sim_types as t
+from campaign.faults import memory_folder
+from campaign.world import MAGIC, SYMBOLS, Setup, World
+from safety import Limits, Mode, Sizing
+from sim_records import Request
+
+D = Decimal
+PAIRS: Final = ("hedging:hedging", "hedging:netting", "netting:hedging", "netting:netting")
+# Wide enough for everything: what is refused here would hide what is wrong.
+WIDE: Final = Limits(100_000, 100_000, 10_000, D(100_000), D(100), 60)
+SIZINGS: Final = {
+    "half": Sizing(Mode.MULTIPLIER, D(0), D("0.5")),
+    "third": Sizing(Mode.MULTIPLIER, D(0), D("0.333")),
+    "double": Sizing(Mode.MULTIPLIER, D(0), D(2)),
+    "fix": Sizing(Mode.FIX, D("0.10"), D(1)),
+}
+QUIET_S: Final = 25
+
+# One thing that the master does: which, and numbers that choose the details.
+Event = tuple[str, int, int, int]
+EVENTS: Final = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["open", "open", "open", "part", "part", "end", "by", "place", "place", "move", "cancel", "jump", "restart"]
+        ),
+        st.integers(0, 1),
+        st.integers(1, 60),
+        st.integers(0, 5),
+    ),
+    min_size=1,
+    max_size=14,
+)
+
+
+@dataclass
+class Base:
+    """For a fixed lot: the master's lots of the first leg, since a position was opened or turned round."""
+
+    lots: dict[int, tuple[bool, Decimal]] = field(default_factory=dict)
+
+
+def run_history(pair: str, sizing: str, step: str, events: Sequence[Event], *, trace: bool = False) -> list[str]:
+    """What is wrong at the end of a history; empty when nothing is."""
+    master_mode, _, client_mode = pair.partition(":")
+    setup = Setup(master_mode, client_mode, SIZINGS[sizing], WIDE, D(step), foreign=client_mode == "hedging")
+    with memory_folder() as folder:
+        world = World(1, folder, trace=trace, setup=setup)
+        if trace:
+            from campaign.faults import _listen
+
+            _listen(world)
+        try:
+            return _run(world, setup, events)
+        finally:
+            world.close()
+            if trace:
+                print("\n".join(world.trace or []))
+
+
+def _run(world: World, setup: Setup, events: Sequence[Event]) -> list[str]:
+    base = Base()
+    for _ in range(4):
+        world.tick()
+    for event in events:
+        _act(world, event)
+        for _ in range(3):
+            world.tick()
+            _remember(world, base)
+    for _ in range(QUIET_S):
+        world.tick(1.0)
+        _remember(world, base)
+    found = [*world.defects, *_unlike(world, setup, base), *_sent_twice(world), *_touched(world)]
+    if found:
+        return found
+    _flatten(world)
+    for _ in range(QUIET_S):
+        world.tick(1.0)
+    left = [p for p in world.client_broker.positions() if p.ticket not in world.foreign]
+    found = [f"the master is flat, the client has {p.volume} {p.symbol} #{p.identifier}" for p in left]
+    found += [f"the master is flat, the client has the order #{o.ticket}" for o in world.client_broker.orders()]
+    return found + world.defects + _sent_twice(world) + _touched(world)
+
+
+def _act(world: World, event: Event) -> None:
+    """Carry out what can be carried out now; what cannot is passed over."""
+    name, which, lots, more = event
+    broker = world.master_broker
+    symbol = list(SYMBOLS)[which]
+    volume = D(lots) / 100
+    positions = [p for p in broker.positions() if p.symbol == symbol] or broker.positions()
+    orders = broker.orders()
+    position = positions[more % len(positions)] if positions else None
+    if name == "open":
+        _deal(world, symbol, volume, buys=bool(more % 2))
+    elif name == "part" and position is not None:
+        part = min(volume, position.volume)
+        _close(world, position, part)
+    elif name == "end" and position is not None:
+        _close(world, position, position.volume)
+    elif name == "by" and position is not None:
+        against = [p for p in broker.positions() if p.symbol == position.symbol and p.type != position.type]
+        if against:
+            world.note("master", f"closes #{position.ticket} by #{against[0].ticket}")
+            by = against[0].ticket
+            broker.send(Request(action=t.TRADE_ACTION_CLOSE_BY, position=position.ticket, position_by=by))
+    elif name == "place":
+        bid = broker.market.quotes[symbol].bid
+        kind = (t.ORDER_TYPE_BUY_LIMIT, t.ORDER_TYPE_SELL_LIMIT, t.ORDER_TYPE_BUY_STOP, t.ORDER_TYPE_SELL_STOP)[
+            more % 4
+        ]
+        below = kind in (t.ORDER_TYPE_BUY_LIMIT, t.ORDER_TYPE_SELL_STOP)
+        price = bid + D(-40 if below else 40) * D("0.00001")
+        _send(world, _request(symbol, volume, kind, action=t.TRADE_ACTION_PENDING, price=price))
+    elif name == "move" and orders:
+        order = orders[more % len(orders)]
+        price = order.price_open + D(lots - 30) * D("0.00001")
+        _send(world, Request(action=t.TRADE_ACTION_MODIFY, order=order.ticket, symbol=order.symbol, price=price))
+    elif name == "cancel" and orders:
+        _send(world, Request(action=t.TRADE_ACTION_REMOVE, order=orders[more % len(orders)].ticket))
+    elif name == "jump":
+        world.move_market(symbol, 3 * lots if more % 2 else -3 * lots)
+    elif name == "restart":
+        world.stop(world.copier, 0.5)
+
+
+def _deal(world: World, symbol: str, volume: Decimal, *, buys: bool, **more: Any) -> None:
+    _send(world, _request(symbol, volume, t.ORDER_TYPE_BUY if buys else t.ORDER_TYPE_SELL, **more))
+
+
+def _close(world: World, position: Any, volume: Decimal) -> None:
+    _deal(world, position.symbol, volume, buys=position.type != t.POSITION_TYPE_BUY, position=position.ticket)
+
+
+def _request(symbol: str, volume: Decimal, kind: int, **more: Any) -> Request:
+    filling = t.ORDER_FILLING_RETURN if more.get("action") == t.TRADE_ACTION_PENDING else t.ORDER_FILLING_IOC
+    return Request(
+        **{
+            "action": t.TRADE_ACTION_DEAL,
+            "symbol": symbol,
+            "volume": volume,
+            "type": kind,
+            "type_filling": filling,
+            **more,
+        }
+    )
+
+
+def _send(world: World, request: Request) -> None:
+    done = world.master_broker.send(request)
+    words = f"{request.action} {request.symbol} type {request.type} {request.volume} at {request.price}"
+    world.note("master", f"{words} position {request.position} order {request.order} -> {done.retcode}")
+
+
+def _flatten(world: World) -> None:
+    broker = world.master_broker
+    for order in broker.orders():
+        _send(world, Request(action=t.TRADE_ACTION_REMOVE, order=order.ticket))
+    for position in broker.positions():
+        _close(world, position, position.volume)
+
+
+# --- what must be so -------------------------------------------------------------------------------------------------
+
+
+def _remember(world: World, base: Base) -> None:
+    for position in world.master_broker.positions():
+        buys = position.type == t.POSITION_TYPE_BUY
+        known = base.lots.get(position.identifier)
+        if known is None or known[0] is not buys:
+            base.lots[position.identifier] = (buys, position.volume)
+
+
+def _share(setup: Setup, base: Base, position: Any) -> Decimal:
+    """The exact lots that a copy of a master's position should have."""
+    volume: Decimal = position.volume
+    if setup.sizing.mode is Mode.MULTIPLIER:
+        return volume * setup.sizing.multiplier
+    return setup.sizing.fixed_lot * volume / base.lots[position.identifier][1]
+
+
+def _unlike(world: World, setup: Setup, base: Base) -> list[str]:
+    """Where the client's lots are not the master's share."""
+    netting = setup.client_mode == "netting"
+    wanted: dict[tuple[str, int], Decimal] = defaultdict(Decimal)
+    have: dict[tuple[str, int], Decimal] = defaultdict(Decimal)
+    copies: Counter[tuple[str, int]] = Counter()
+
+    def place(position: Any) -> tuple[str, int]:
+        return (position.symbol, 0 if netting else position.type)
+
+    def signed(position: Any, lots: Decimal) -> Decimal:
+        return -lots if netting and position.type == t.POSITION_TYPE_SELL else lots
+
+    for position in world.master_broker.positions():
+        wanted[place(position)] += signed(position, _share(setup, base, position))
+        copies[place(position)] += 1
+    for position in world.client_broker.positions():
+        if position.ticket not in world.foreign:
+            have[place(position)] += signed(position, position.volume)
+    early = _filled_early(world)
+    found = []
+    for where in wanted.keys() | have.keys():
+        allowed = setup.client_step * copies[where]
+        off = have[where] - wanted[where]
+        if abs(off) > allowed and where[0] not in early:
+            found.append(f"{where}: the client has {have[where]}, the share is {wanted[where]} (allowed +-{allowed})")
+    pending = Counter(o.symbol for o in world.master_broker.orders())
+    for order in world.client_broker.orders():
+        pending[order.symbol] -= 1
+    found += [f"{symbol}: {-n} more pending orders at the client" for symbol, n in pending.items() if n < 0]
+    return found
+
+
+def _filled_early(world: World) -> set[str]:
+    """Symbols on which the client's copy of a pending order has filled and the master's order has not: as documented,
+    that position stays until the master's order fills or goes."""
+    tags = {copy.tag for copy in world.ledger.values() if copy.client_kind == "position" and copy.kind == "order"}
+    pending = {order.symbol for order in world.master_broker.orders()}
+    return {p.symbol for p in world.client_broker.positions() if tags and p.symbol in pending}
+
+
+def _sent_twice(world: World) -> list[str]:
+    """A tag is that of one entry: all other orders with it take lots away. That of a pending order and that of the
+    position it becomes belong together."""
+    found = []
+    entries: dict[str, set[int]] = defaultdict(set)
+    sides: dict[str, int] = {}
+    for deal in world.client_broker.account.deals.items:
+        if deal.magic != MAGIC or not deal.comment or deal.comment.startswith("["):
+            continue
+        name = deal.comment[1:]
+        sides.setdefault(name, deal.type)
+        if sides[name] == deal.type:
+            entries[name].add(deal.order)
+    for tag, orders in entries.items():
+        if len(orders) > 1:
+            found.append(f"{tag} was entered {len(orders)} times: {sorted(orders)}")
+    return found
+
+
+def _touched(world: World) -> list[str]:
+    now = {p.ticket: p.volume for p in world.client_broker.positions()}
+    return [
+        f"the follower's own #{ticket} was touched" for ticket, lots in world.foreign.items() if now.get(ticket) != lots
+    ]
+
+
+# --- many of them ----------------------------------------------------------------------------------------------------
+
+
+def _worker(job: tuple[tuple[str, ...], int, int]) -> tuple[int, Counter[str], str]:
+    """So many histories; how many there were, of which pairs, and what failed."""
+    pairs, count, first = job
+    logging.disable(logging.CRITICAL)
+    ran: Counter[str] = Counter()
+
+    @seed(first)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        derandomize=False,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.sampled_from(pairs), st.sampled_from(list(SIZINGS)), st.sampled_from(["0.01", "0.10"]), EVENTS)
+    def history(pair: str, sizing: str, step: str, events: list[Event]) -> None:
+        ran[pair] += 1
+        found = run_history(pair, sizing, step, events)
+        assert not found, f"{pair} {sizing} {step} {events}: " + "; ".join(found)  # noqa: S101
+
+    random.seed(first)
+    try:
+        history()
+    except AssertionError as error:
+        return sum(ran.values()), ran, str(error)
+    return sum(ran.values()), ran, ""
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="run.py campaign trades", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--histories", type=int, default=20_000, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--pair", choices=PAIRS, help="only this one (default: all four)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="so many at once (default: all cores)")
+    options = parser.parse_args(argv)
+    pairs = (options.pair,) if options.pair else PAIRS
+    began = time.monotonic()
+    chunk = max(1, min(500, options.histories // options.jobs))
+    jobs = [(pairs, chunk, options.seed * 1_000_000 + n) for n in range(-(-options.histories // chunk))]
+    print(f"{chunk * len(jobs)} histories, seed {options.seed}", flush=True)
+    total, ran = 0, Counter[str]()
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        for count, of_pairs, wrong in pool.imap_unordered(_worker, jobs):
+            total, ran = total + count, ran + of_pairs
+            if wrong:
+                print(f"WRONG after {total} histories (seed {options.seed})\n{wrong}")
+                return 1
+    for pair in pairs:
+        print(f"{pair:<20} {ran[pair]:>8,}")
+    print(f"{'seconds':<20} {time.monotonic() - began:>8.0f}\n{'WRONG':<20} {0:>8}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -123,6 +123,11 @@ TRADE_COPY: Final[dict[str, Check]] = {
     "max_drawdown_percent": number(0, 100, above=True),
     "max_signal_age_s": whole(1, 3600),
 }
+# Settings of the copier's file that the server could not carry out.
+NOT_KEPT: Final = {
+    "magic_number_copier": "it names the orders of that account",
+    "contract_alignment": "the server does not know the contract sizes of that account's broker",
+}
 
 
 class Event(StrEnum):
@@ -180,11 +185,9 @@ def config_from(body: Mapping[str, Any], stored: UserConfig) -> UserConfig:
     found = read_fields(body, {}, {"trade_copy": an_object, "copying": one_of(Copying), "follow": or_null(names)})
     trade_copy = stored.trade_copy
     if "trade_copy" in found:
-        if "magic_number_copier" in found["trade_copy"]:
-            raise BadField(
-                "trade_copy.magic_number_copier",
-                "belongs into the copier's own file, it names the orders of that account",
-            )
+        for name, why in NOT_KEPT.items():
+            if name in found["trade_copy"]:
+                raise BadField(f"trade_copy.{name}", f"belongs into the copier's own file, {why}")
         trade_copy = within("trade_copy", found["trade_copy"], {}, TRADE_COPY)
         mode = trade_copy.get("mode")
         needed = {Mode.FIX: "fixed_lot", Mode.MULTIPLIER: "multiplier"}

@@ -146,7 +146,8 @@ def load_client(path: Path, environ: Mapping[str, str] = os.environ) -> ClientCo
         names=symbol_names(top.section("symbols", required=False)),
     )
     comparable = all(trade_copy.is_good(key) for key in ("mode", "fixed_lot", "max_exposure_lots"))
-    if comparable and config.sizing.mode is Mode.FIX and config.sizing.fixed_lot > config.limits.max_exposure_lots:
+    is_fixed = config.sizing.mode is Mode.FIX and not config.sizing.contract_alignment
+    if comparable and is_fixed and config.sizing.fixed_lot > config.limits.max_exposure_lots:
         trade_copy.wrong(
             "fixed_lot",
             f"{config.sizing.fixed_lot} lots are more than max_exposure_lots, {config.limits.max_exposure_lots}",
@@ -222,7 +223,8 @@ def sizing(trade_copy: Section) -> Sizing:
         "1 is as many lots as the master",
         default=None if known and mode is Mode.MULTIPLIER else Decimal(1),
     )
-    return Sizing(mode, fixed_lot, multiplier)
+    aligned = trade_copy.flag("contract_alignment", default=mode is not Mode.FIX)
+    return Sizing(mode, fixed_lot, multiplier, aligned)
 
 
 def limits(trade_copy: Section, rules: Section) -> Limits:

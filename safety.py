@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from account import Account, Symbol
-from signals import Action, Kind, Trade
+from signals import NOTHING, Action, Kind, Trade
 
 ONE: Final = Decimal(1)
 
@@ -46,6 +46,7 @@ class Sizing:
     mode: Mode
     fixed_lot: Decimal  # lots, for `fix`
     multiplier: Decimal  # for `multiplier`
+    contract_alignment: bool = False  # lots times the master's contract size / the client's
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +142,19 @@ class Exposure:
 # --- volumes and prices ----------------------------------------------------------------------------------------------
 
 
-def wanted_volume(sizing: Sizing, master_volume: Decimal) -> Decimal:
-    """Lots that the follower's rule makes of the master's, before the broker's steps and limits."""
-    if sizing.mode is Mode.FIX:
-        return sizing.fixed_lot
-    return master_volume * sizing.multiplier
+def wanted_volume(
+    sizing: Sizing, master_volume: Decimal, master_contract: Decimal = NOTHING, contract: Decimal = NOTHING
+) -> Decimal:
+    """Lots that the follower's rule makes of the master's, before the broker's steps and limits.
+
+    With `contract_alignment` they are worth as much at the client's broker as they would be at the master's: a lot is
+    `contract` here and `master_contract` there. 0 = not known: then lots are taken for lots. Divided last, so that a
+    whole number of lots comes out whole.
+    """
+    lots = sizing.fixed_lot if sizing.mode is Mode.FIX else master_volume * sizing.multiplier
+    if sizing.contract_alignment and master_contract > 0 and contract > 0:
+        return lots * master_contract / contract
+    return lots
 
 
 def floor_to_step(volume: Decimal, step: Decimal) -> Decimal:
@@ -245,14 +254,17 @@ def decide(
         )
     if symbol.bid <= 0 or symbol.ask <= 0 or symbol.ask < symbol.bid:
         return Refusal(Reason.NO_QUOTE, f"{symbol.name} has no valid quote", {"bid": symbol.bid, "ask": symbol.ask})
-    if sizing.mode is Mode.MULTIPLIER and trade.contract_size not in (0, symbol.contract_size):
+    differs = trade.contract_size not in (0, symbol.contract_size)
+    unaligned = symbol.contract_size <= 0 if sizing.contract_alignment else sizing.mode is Mode.MULTIPLIER
+    if differs and unaligned:
+        why = "contract_alignment is off" if symbol.contract_size > 0 else "nothing can be aligned with that"
         return Refusal(
             Reason.CONTRACT_SIZE,
             f"a lot of {symbol.name} is {symbol.contract_size} here and {trade.contract_size} at the master: "
-            "a multiple of his lots would be another risk",
+            f"the same lots would be another risk, and {why}",
             {"contract_size": symbol.contract_size, "master_contract_size": trade.contract_size},
         )
-    wanted = wanted_volume(sizing, trade.volume)
+    wanted = wanted_volume(sizing, trade.volume, trade.contract_size, symbol.contract_size)
     if part is not None:
         if sizing.mode is Mode.FIX:
             wanted = wanted * trade.volume / part.of_lots

@@ -24,6 +24,7 @@ SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "mode",
         "fixed_lot",
         "multiplier",
+        "contract_alignment",
         "magic_number_copier",
         "max_slippage_points",
         "max_spread_points",

@@ -272,6 +272,11 @@ class Trader:
                 "%s: the broker's maximum is %s lots, the rule asked for %s",
                 named(copy), allowed.volume, allowed.capped_from,
             )  # fmt: skip
+        if trade.contract_size not in (0, symbol.contract_size):
+            log.info(
+                "%s: a lot is %s here and %s at the master, who has %s lots",
+                named(copy), symbol.contract_size, trade.contract_size, trade.volume,
+            )  # fmt: skip
         self._ledger.record(copy)  # the intent: from here on this order is never sent a second time
         sent_at = self._wall_ms()
         sl, tp = step.sl, step.tp

@@ -181,7 +181,7 @@ def test_numbers_stay_what_was_written(tmp_path: Path) -> None:
     ("mode", "other", "expected"),
     [
         ("fix", '"multiplier": 1.0,', Sizing(Mode.FIX, Decimal("0.01"), Decimal(1))),
-        ("multiplier", '"fixed_lot": 0.01,', Sizing(Mode.MULTIPLIER, Decimal(0), Decimal("1.0"))),
+        ("multiplier", '"fixed_lot": 0.01,', Sizing(Mode.MULTIPLIER, Decimal(0), Decimal("1.0"), True)),
     ],
 )
 def test_the_number_that_the_mode_does_not_use_may_be_absent(
@@ -190,6 +190,23 @@ def test_the_number_that_the_mode_does_not_use_may_be_absent(
     text = changed(other, "").replace('"fix"', f'"{mode}"')
 
     assert client_from(tmp_path, text).sizing == expected
+
+
+@pytest.mark.parametrize("mode", ["fix", "multiplier"])
+@pytest.mark.parametrize(("written", "aligned"), [("", None), ("true", True), ("false", False)])
+def test_contracts_are_aligned_as_is_written_and_otherwise_with_multiplier_only(
+    tmp_path: Path, mode: str, written: str, aligned: bool | None
+) -> None:
+    line = f'"mode": "{mode}", ' + (f'"contract_alignment": {written},' if written else "")
+    loaded = client_from(tmp_path, changed('"mode": "fix",', line))
+
+    assert loaded.sizing.contract_alignment is (mode == "multiplier" if aligned is None else aligned)
+
+
+def test_a_fixed_lot_that_is_aligned_may_be_more_than_the_lots_allowed_here(tmp_path: Path) -> None:
+    text = changed('"fixed_lot": 0.01', '"fixed_lot": 20, "contract_alignment": true')
+
+    assert client_from(tmp_path, text).sizing == Sizing(Mode.FIX, Decimal(20), Decimal("1.0"), True)
 
 
 def test_the_state_and_the_rules_can_be_set(tmp_path: Path) -> None:
@@ -353,6 +370,7 @@ BAD_VALUES = [
     (": 10\n", ": 100.1\n", "safety.max_drawdown_percent", "at most 100"),
     (": 10\n", ': 10, "max_signal_age_s": 0\n', "safety.max_signal_age_s", "from 1 to 3600"),
     (": 10\n", ': 10, "max_signal_age_s": 3601\n', "safety.max_signal_age_s", "from 1 to 3600"),
+    ('"mode"', '"contract_alignment": "on", "mode"', "trade_copy.contract_alignment", "true or false"),
     # words
     ('"fix"', '"fixed"', "trade_copy.mode", 'Did you mean "fix"?'),
     ('"fix"', '"Multiplier"', "trade_copy.mode", 'Did you mean "multiplier"?'),

@@ -82,6 +82,12 @@ def at(bid: str, ask: str, **more: Any) -> Symbol:
 
 
 SELL = replace(TRADE, action=Action.SELL, price=D("1.10000"))
+OUNCES = replace(TRADE, contract_size=D(50_000))  # half of a lot here
+FIXED = Sizing(Mode.FIX, D("0.01"), D(1))
+ALIGNED = Sizing(Mode.MULTIPLIER, D("0.01"), D(1), contract_alignment=True)
+SIZED = {"sizing": ALIGNED, "symbol": replace(EURUSD, volume_min=D("0.01"))}
+SMALL = Reason.VOLUME_TOO_SMALL
+UNSIZED = replace(EURUSD, contract_size=D(0))
 PENDING = replace(TRADE, kind=Kind.ORDER, action=Action.BUY_LIMIT, price=D("1.05"))
 
 
@@ -112,6 +118,14 @@ EDGES: list[tuple[str, dict[str, Any], Reason | None]] = [
     ("no quote yet", {"symbol": at("0", "0")}, Reason.NO_QUOTE),
     ("half a quote", {"symbol": at("1.1", "0")}, Reason.NO_QUOTE),
     ("crossed quote", {"symbol": at("1.1001", "1.1000")}, Reason.NO_QUOTE),
+    ("the master's lot is another", {"trade": OUNCES}, Reason.CONTRACT_SIZE),
+    ("another lot, the master did not say which", {"trade": replace(TRADE, contract_size=D(0))}, None),
+    ("another lot and a fixed lot", {"trade": OUNCES, "sizing": FIXED}, None),
+    ("another lot, aligned", {"trade": OUNCES, "sizing": ALIGNED}, None),
+    ("another lot, aligned below the minimum", {"trade": replace(OUNCES, contract_size=D(9999))} | SIZED, SMALL),
+    ("another lot, aligned to the minimum", {"trade": replace(OUNCES, contract_size=D(10_000))} | SIZED, None),
+    ("a lot of unknown size here", {"trade": OUNCES, "sizing": ALIGNED, "symbol": UNSIZED}, Reason.CONTRACT_SIZE),
+    ("lots of unknown size on both sides", {"sizing": ALIGNED, "symbol": UNSIZED}, None),
     ("volume at the minimum", {"symbol": replace(EURUSD, volume_min=D("0.10"))}, None),
     ("volume below it", {"symbol": replace(EURUSD, volume_min=D("0.11"))}, Reason.VOLUME_TOO_SMALL),
     ("spread at its limit", {"symbol": at("1.09990", "1.10010")}, None),
@@ -231,6 +245,27 @@ def test_a_reduction_that_the_broker_would_not_take_waits() -> None:
 def test_sizing_by_fixed_lot_and_by_multiplier() -> None:
     assert wanted_volume(Sizing(Mode.FIX, D("0.02"), D(3)), D(7)) == D("0.02")
     assert wanted_volume(Sizing(Mode.MULTIPLIER, D("0.02"), D("0.3")), D("0.1")) == D("0.03")
+
+
+@pytest.mark.parametrize(
+    ("mode", "aligned", "there", "here", "lots"),
+    [
+        (Mode.MULTIPLIER, True, "100", "1", "30"),  # gold in hundreds of ounces there, in ounces here
+        (Mode.MULTIPLIER, True, "1", "100", "0.003"),
+        (Mode.MULTIPLIER, True, "1", "3", "0.1"),  # exactly a step, although 1/3 is no decimal number
+        (Mode.MULTIPLIER, True, "100000", "100000", "0.3"),
+        (Mode.MULTIPLIER, True, "0", "100", "0.3"),
+        (Mode.MULTIPLIER, True, "100", "0", "0.3"),
+        (Mode.MULTIPLIER, False, "100", "1", "0.3"),
+        (Mode.FIX, True, "100", "1", "2"),
+        (Mode.FIX, False, "100", "1", "0.02"),
+    ],
+)
+def test_aligned_lots_are_worth_what_they_would_be_at_the_master(
+    mode: Mode, aligned: bool, there: str, here: str, lots: str
+) -> None:
+    sizing = Sizing(mode, D("0.02"), D(3), aligned)
+    assert wanted_volume(sizing, D("0.1"), D(there), D(here)) == D(lots)
 
 
 @pytest.mark.parametrize(

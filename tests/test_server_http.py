@@ -175,6 +175,7 @@ def test_settings_of_others_are_theirs(server: Serving, admin: Caller, client: C
     ("body", "field"),
     [
         ({"trade_copy": {"magic_number_copier": 123456}}, "trade_copy.magic_number_copier"),
+        ({"trade_copy": {"contract_alignment": True}}, "trade_copy.contract_alignment"),
         ({"trade_copy": {"mode": "double"}}, "trade_copy.mode"),
         ({"trade_copy": {"mode": "fix"}}, "trade_copy.fixed_lot"),
         ({"trade_copy": {"mode": "multiplier", "fixed_lot": 1}}, "trade_copy.multiplier"),
@@ -201,8 +202,11 @@ def test_wrong_settings_are_refused_by_name(client: Caller, body: dict[str, Any]
     assert client.get("/users/config") == {"trade_copy": {}, "copying": "on", "follow": None}
 
 
-def test_the_copiers_magic_number_is_sent_back_to_its_file(client: Caller) -> None:
-    answer = client.call("POST", "/users/config", {"trade_copy": {"magic_number_copier": 123456}})
+@pytest.mark.parametrize("setting", [{"magic_number_copier": 123456}, {"contract_alignment": True}])
+def test_what_the_server_could_not_carry_out_is_sent_back_to_the_copiers_file(
+    client: Caller, setting: dict[str, Any]
+) -> None:
+    answer = client.call("POST", "/users/config", {"trade_copy": setting})
     assert "belongs into the copier's own file" in answer.json()["error"]["message"]
 
 

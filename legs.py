@@ -70,7 +70,7 @@ def _increased(legs: Legs, trade: Trade, lots: Decimal, decided: Container[int])
         return (*legs[:-1], replace(last, initial=last.initial + lots, left=last.left + lots))
     # An increase that was followed already must not make another one look young: an old copy of the server's database
     # may show lots that have gone.
-    known = grown.at <= max(leg.opened_at for leg in legs)
+    known = any(leg.opened_at == grown.at for leg in legs[1:])
     opened_at = 0 if known else grown.at
     return (*legs, Leg(last.number + 1, trade.action.buys, lots, lots, grown.price, grown.order, opened_at))
 

@@ -10,6 +10,8 @@ from typing import Any
 import sim_types as t
 from sim_arguments import NoAnswerError
 
+TICK_COLUMNS = "time:<i8 bid:<f8 ask:<f8 last:<f8 volume:<u8 time_msc:<i8 flags:<u4 volume_real:<f8"
+RATE_COLUMNS = "time:<i8 open:<f8 high:<f8 low:<f8 close:<f8 tick_volume:<u8 spread:<i4 real_volume:<u8"
 TIMEFRAMES = frozenset(value for name, value in t.CONSTANTS.items() if name.startswith("TIMEFRAME_"))
 POINT = t.SymbolInfo.__match_args__.index("point")
 
@@ -52,11 +54,8 @@ def _array(rows: Iterable[Iterable[Any]], columns: str) -> Any:
 def tick_array(ticks: list[Any]) -> Any:
     flags = t.TICK_FLAG_BID | t.TICK_FLAG_ASK
     rows = ((msc // 1000, bid, ask, 0.0, 0, msc, flags, 0.0) for msc, bid, ask in ticks)
-    return _array(rows, "time:<i8 bid:<f8 ask:<f8 last:<f8 volume:<u8 time_msc:<i8 flags:<u4 volume_real:<f8")
+    return _array(rows, TICK_COLUMNS)
 
 
 def rate_array(bars: list[Any]) -> Any:
-    return _array(
-        bars,
-        "time:<i8 open:<f8 high:<f8 low:<f8 close:<f8 tick_volume:<u8 spread:<i4 real_volume:<u8",
-    )
+    return _array(bars, RATE_COLUMNS)

@@ -45,7 +45,7 @@ def terminal(mt5: FakeMt5, clock: FakeClock) -> Terminal:
 def position_row(**fields: Any) -> Any:
     known = {
         "ticket": 11, "identifier": 10, "symbol": "EURUSD", "type": 0, "volume": 0.3, "price_open": 1.1, "sl": 0.0,
-        "tp": 1.2, "magic": 5, "comment": "p1.abcd", "time_msc": 99, "profit": -1.5,
+        "tp": 1.2, "magic": 5, "comment": "p1.abcd", "time_msc": 99, "time_update_msc": 120, "profit": -1.5,
     }  # fmt: skip
     return SimpleNamespace(**{**known, **fields})
 
@@ -151,6 +151,7 @@ def test_positions_and_orders_are_read_exactly(terminal: Terminal, mt5: FakeMt5)
     reading = terminal.read()
     first, second = reading.positions
     assert (first.ticket, first.identifier, first.volume, first.action) == (11, 10, D("0.3"), Action.BUY)
+    assert (first.time_msc, first.updated_msc) == (99, 120)
     assert (second.action, second.kind) == (Action.SELL, Kind.POSITION)
     assert reading.orders[0] == replace(ORDER, comment="")
     assert (reading.orders[1].action, reading.orders[1].stoplimit) == (Action.SELL_STOP_LIMIT, D("1.04"))
@@ -402,13 +403,13 @@ def test_a_history_that_cannot_be_read_is_not_empty(
 
 def test_deals_and_ended_orders_are_read(terminal: Terminal, mt5: FakeMt5) -> None:
     deal = SimpleNamespace(
-        ticket=1, order=21, position_id=10, entry=3, volume=0.29, price=1.1, profit=-0.1, reason=4, magic=5,
+        ticket=1, order=21, position_id=10, type=1, entry=3, volume=0.29, price=1.1, profit=-0.1, reason=4, magic=5,
         comment="[sl 1.1]", time_msc=9,
     )  # fmt: skip
     mt5.answers["history_deals_get"] = (deal,)
     (found,) = terminal.deals_of(10)
     assert mt5.asked[-1] == ("history_deals_get", {"position": 10})
-    assert (found.entry, found.volume, found.profit) == (Entry.OUT_BY, D("0.29"), D("-0.1"))
+    assert (found.entry, found.volume, found.profit, found.buys) == (Entry.OUT_BY, D("0.29"), D("-0.1"), False)
     ends = {4: OrderEnd.FILLED, 2: OrderEnd.CANCELLED, 5: OrderEnd.CANCELLED, 6: OrderEnd.EXPIRED}
     for state in range(10):
         mt5.answers["history_orders_get"] = (order_row(state=state, position_id=21),)

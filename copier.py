@@ -28,7 +28,7 @@ from config import ClientConfig, load_client
 from console import Spoken, load_module, start
 from copies import LIVE, Copy, Evidence, Observation, State, observe, unclaimed, unseen
 from ledger import CopierLedger, LedgerError, OneInstance, WrongLedger
-from legs import Legs, first_leg, followed, held_as, whole
+from legs import Legs, first_legs, followed, held_as, whole
 from link import Heard, Inbox, Listener, Lost, Reporter
 from mirror import CopyKey, Held, Mirror
 from netting import Look, is_asked_about, observe_net, questioned
@@ -291,11 +291,14 @@ class Copier:
         copies = self._ledger.copies
         legs = self._ledger.legs.get(key, ())
         first = copies.get((*key, 0))
-        if trade.kind is Kind.ORDER or (not legs and first is None):
+        if trade.kind is Kind.ORDER:
             return ()
+        if not legs and first is None:
+            legs = first_legs(trade)
+            return legs if trade.increase is not None else ()
         if not legs and first is not None:
-            side = trade.action if trade.action.buys == first.action.buys else first.action
-            legs = (replace(first_leg(trade, first.master_volume), buys=side.buys),)
+            (leg,) = first_legs(replace(trade, volume=first.master_volume, increase=None))
+            legs = (replace(leg, buys=first.action.buys),)
         after = followed(legs, trade, {leg.number for leg in legs if (*key, leg.number) in copies})
         return after if after != legs or key in self._ledger.legs else ()
 

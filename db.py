@@ -17,7 +17,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, Final
@@ -439,7 +439,7 @@ class Store:
             ticket = self._new_ticket(now)
         opened_at = 0 if age_ms is None else max(1, now - age_ms)
         trade = replace(trade, ticket=ticket, master=master.username, source=post.source)
-        trade = replace(trade, opened_at=opened_at, increase=None)
+        trade = replace(trade, opened_at=opened_at, increase=_increase(trade, None, post.as_of, now))
         entry = self._record(master, Change(ChangeType.SIGNAL, trade), now, detected_at=post.detected_at)
         return Outcome(201, {"seq": entry.seq, "ticket": ticket, "delivered": post.audience}, (entry,))
 
@@ -785,7 +785,11 @@ def _stored(trade: Trade, name: str) -> Any:
     """A field of a trade as a row holds it."""
     value = getattr(trade, name)
     if name == "increase":
-        return None if value is None else json.dumps({"price": str(value.price), "order": value.order, "at": value.at})
+        return (
+            None
+            if value is None
+            else json.dumps({**asdict(value), "volume": str(value.volume), "price": str(value.price)})
+        )
     return str(value) if name in _DECIMALS or name == "magic" else value
 
 
@@ -823,7 +827,7 @@ def _increase_of(stored: str | None) -> Increase | None:
     if stored is None:
         return None
     found = json.loads(stored)
-    return Increase(Decimal(found["price"]), found["order"], found["at"])
+    return Increase(**{**found, "volume": Decimal(found["volume"]), "price": Decimal(found["price"])})
 
 
 def _entry(row: sqlite3.Row) -> Entry:
@@ -860,7 +864,7 @@ def _with_known_age(trade: Trade, known: Trade | None, age_ms: int | None, as_of
     age_now = _older(age_ms, as_of, now)
     said = 0 if age_now is None else max(1, now - age_now)
     if known is None:
-        return replace(trade, opened_at=said, increase=None)
+        return replace(trade, opened_at=said, increase=_increase(trade, None, as_of, now))
     times = [time for time in (known.opened_at, said) if time]
     trade = replace(trade, opened_at=min(times, default=0), increase=_increase(trade, known, as_of, now))
     if known.action is trade.action:  # a sender that lost its memory must not make the first volume smaller
@@ -868,12 +872,18 @@ def _with_known_age(trade: Trade, known: Trade | None, age_ms: int | None, as_of
     return trade
 
 
-def _increase(trade: Trade, known: Trade, as_of: int | None, now: int) -> Increase | None:
-    if known.action is trade.action and trade.volume <= known.volume:
-        return known.increase
-    said = trade.increase or Increase(trade.price)
+def _increase(trade: Trade, known: Trade | None, as_of: int | None, now: int) -> Increase | None:
+    """How a trade last grew or turned round: as the sender says when it has, and as it was known before otherwise."""
+    said = trade.increase
+    if known is not None:
+        turned = known.action is not trade.action
+        if not turned and trade.volume <= known.volume:
+            return known.increase
+        said = said or Increase(trade.volume if turned else trade.volume - known.volume, trade.price)
+    if said is None:
+        return None
     age_now = _older(said.age_ms, as_of, now)
-    return Increase(said.price, said.order, 0 if age_now is None else max(1, now - age_now))
+    return replace(said, at=0 if age_now is None else max(1, now - age_now), age_ms=None)
 
 
 def _log_entries(entries: Sequence[Entry]) -> None:

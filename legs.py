@@ -33,10 +33,21 @@ class Leg:
 Legs = tuple[Leg, ...]
 
 
-def first_leg(trade: Trade, volume: Decimal | None = None) -> Leg:
-    """All of a trade as it is seen first (or as it was then, of so many lots)."""
-    lots = trade.volume if volume is None else volume
-    return Leg(0, trade.action.buys, lots, lots, trade.price, trade.ticket, trade.opened_at)
+def first_legs(trade: Trade) -> Legs:
+    """The legs of a trade as it is seen first: what it has grown by last is one of its own."""
+    buys = trade.action.buys
+    order = trade.ticket if trade.kind is Kind.POSITION else 0
+    grown = trade.increase
+    if grown is None:
+        return (Leg(0, buys, trade.volume, trade.volume, trade.price, order, trade.opened_at),)
+    lots = min(grown.volume, trade.volume)
+    before = trade.volume - lots
+    if not before:
+        return (Leg(0, buys, lots, lots, grown.price, grown.order or order, grown.at),)
+    return (
+        Leg(0, buys, before, before, trade.price, order, trade.opened_at),
+        Leg(1, buys, lots, lots, grown.price, grown.order, grown.at),
+    )
 
 
 def followed(legs: Legs, trade: Trade, decided: Container[int]) -> Legs:
@@ -63,7 +74,7 @@ def _reduced(legs: Legs, lots: Decimal) -> Legs:
 
 
 def _increased(legs: Legs, trade: Trade, lots: Decimal, decided: Container[int]) -> Legs:
-    grown = trade.increase or Increase(trade.price)
+    grown = trade.increase or Increase(lots, trade.price)
     last = legs[-1]
     if grown.order and grown.order == last.order and last.left and last.number not in decided:
         # More of the pending order it came from has filled: that is copied as one.
@@ -84,13 +95,11 @@ def held_as(held: Held, legs: Legs, mirror: Mirror, now: float) -> Iterator[tupl
             base = leg
         if not leg.left:
             continue
-        of_leg = replace(trade, volume=leg.left, price=leg.price if leg.number else trade.price, increase=None)
+        of_leg = replace(trade, volume=leg.left, price=leg.price, opened_at=leg.opened_at, increase=None)
         key = (trade.master, *trade.key, leg.number)
         one = replace(held, trade=of_leg, leg=leg.number, order=leg.order)
-        if leg.number:
-            age = mirror.age_ms(leg.opened_at, now)
-            of_leg = replace(of_leg, opened_at=leg.opened_at)
-            one = replace(one, trade=of_leg, age_at_receipt_ms=age, received=now)
+        if leg.opened_at != trade.opened_at:
+            one = replace(one, age_at_receipt_ms=mirror.age_ms(leg.opened_at, now), received=now)
         if base is not leg:
             one = replace(one, of_lots=base.initial)
         yield key, one

@@ -335,10 +335,11 @@ class Sender:
         larger = {}
         for position in reading.positions:
             key = (Kind.POSITION, position.identifier)
-            known, trade = self._book.get(key), trades.get(key)
-            if known is None or trade is None or (trade.action is known.action and trade.volume <= known.volume):
+            trade = trades.get(key)
+            lots = NOTHING if trade is None else self._came(trade)
+            if trade is None or not lots:
                 continue
-            order = self._filled_order(known, trade, trades)
+            order = self._filled_order(trade, lots, trades)
             grew = self._grew.get(key)
             if grew is None:
                 age_when_seen = round(gap * 1000) if gap <= GAP_S else None
@@ -348,18 +349,31 @@ class Sender:
             age = None if grew.age_ms is None else grew.age_ms + int((now - grew.at) * 1000)
             if age is not None and broker_now is not None:
                 age = max(age, broker_now - position.updated_msc)
-            larger[key] = replace(trade, increase=Increase(grew.price, order.ticket if order else 0, age_ms=age))
+            how = Increase(lots, grew.price, order.ticket if order else 0, age_ms=age)
+            larger[key] = replace(trade, increase=how)
         self._grew = {key: grew for key, grew in self._grew.items() if key in larger}
         return {**trades, **larger}
 
-    def _filled_order(self, known: Trade, now: Trade, trades: Mapping[Key, Trade]) -> Trade | None:
+    def _came(self, trade: Trade) -> Decimal:
+        """Lots that have come to a position since the server was told of it, or of the pending order it began as."""
+        known = self._book.get(trade.key) or self._book.get((Kind.ORDER, trade.ticket))
+        if known is None:
+            return NOTHING
+        if known.action.buys != trade.action.buys:
+            return trade.volume
+        return max(trade.volume - known.volume, NOTHING)
+
+    def _filled_order(self, position: Trade, lots: Decimal, trades: Mapping[Key, Trade]) -> Trade | None:
         """The pending order whose fill made a position grow: the one that has as many lots less, or the only one that
         has less. None when it was none, or several at once: then all of them have ended, and the position has grown."""
-        turned = known.action is not now.action
-        lots = now.volume + known.volume if turned else now.volume - known.volume
+        known = self._book.get(position.key)
+        if known is not None and known.action is not position.action:
+            lots += known.volume  # they closed what was there
         filled = {}
         for order in self._book.values():
-            if order.kind is Kind.ORDER and order.symbol == now.symbol and order.action.buys == now.action.buys:
+            alike = order.symbol == position.symbol and order.action.buys == position.action.buys
+            began_as = known is None and order.ticket == position.ticket
+            if order.kind is Kind.ORDER and alike and not began_as:
                 left = trades[order.key].volume if order.key in trades else NOTHING
                 if left < order.volume:
                     filled[order.key] = order.volume - left

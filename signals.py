@@ -63,6 +63,7 @@ Key = tuple[Kind, int]  # a partly filled pending order coexists with its positi
 class Increase:
     """How a position last grew or turned round: on netting accounts, or when the rest of a pending order fills."""
 
+    volume: Decimal  # lots that came then; of a position that turned round all it had then
     price: Decimal  # at which that was, as near as the sender saw it
     order: int = 0  # ticket of the pending order whose fill it was; 0 = at market
     at: int = 0  # UTC ms by the server's clock; 0 = age unknown
@@ -359,12 +360,14 @@ COMMENT: Final = text(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,64}", "at most 64 printa
 
 def _increase_from_sender(value: Any) -> Increase:
     return Increase(
-        **read_fields(an_object(value), {"price": PRICE, "age_ms": or_null(AGE_MS)}, {"order": ORDER_OR_NONE})
+        **read_fields(
+            an_object(value), {"volume": LOTS, "price": PRICE, "age_ms": or_null(AGE_MS)}, {"order": ORDER_OR_NONE}
+        )
     )
 
 
 def _increase_from_server(value: Any) -> Increase:
-    fields = {"price": PRICE, "order": ORDER_OR_NONE, "at": TIME_MS}
+    fields = {"volume": LOTS, "price": PRICE, "order": ORDER_OR_NONE, "at": TIME_MS}
     return Increase(**read_fields(an_object(value), fields, others_allowed=True))
 
 
@@ -416,7 +419,8 @@ def trade_for_sender(trade: Trade, age_ms: int | None) -> dict[str, Any]:
     """The body with which a sender reports a trade; `trade_from_sender` reads it back."""
     body = {**{name: getattr(trade, name) for name in _PLAIN}, "age_ms": age_ms}
     if (grown := trade.increase) is not None:
-        body["increase"] = {"price": grown.price, "order": grown.order, "age_ms": grown.age_ms}
+        said = {"volume": grown.volume, "price": grown.price, "order": grown.order, "age_ms": grown.age_ms}
+        body["increase"] = said
     return body
 
 
@@ -431,7 +435,7 @@ def trade_for_client(trade: Trade, volume: Decimal) -> dict[str, Any]:
         "master_volume": trade.volume,
     }
     if (grown := trade.increase) is not None:
-        body["increase"] = {"price": grown.price, "order": grown.order, "at": grown.at}
+        body["increase"] = {"volume": grown.volume, "price": grown.price, "order": grown.order, "at": grown.at}
     return body
 
 

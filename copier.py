@@ -22,19 +22,19 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-from account import Deal, MarginMode, PastOrder, Reading, Symbol
+from account import Reading, Symbol
 from api_client import Api
+from books import Books
 from config import ClientConfig, load_client
 from console import Spoken, load_module, start
-from copies import LIVE, Copy, Evidence, Observation, State, observe, unclaimed, unseen
+from copies import LIVE, State
 from ledger import CopierLedger, LedgerError, OneInstance, WrongLedger
-from legs import Legs, first_legs, followed, held_as, whole
 from link import Heard, Inbox, Listener, Lost, Reporter
 from mirror import CopyKey, Held, Mirror
-from netting import Look, is_asked_about, observe_net, questioned
 from plan import Known, Open, Refuse, Rules, plan
 from safety import Copying, Limits, stricter
-from signals import Action, Check, Kind, an_object, decode, encode, number, one_of, or_null, read_fields
+from signals import Action, Check, an_object, number, one_of, or_null, read_fields
+from stocktaking import Stocktaking
 from terminal import ConnectionLost, Terminal, Unreadable, connect_until
 from trader import Trader, named
 
@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 1.0  # also without any message
 FRESH_S: Final = 0.25  # how old the quotes and ages may be from which an open was planned
-HISTORY_EVERY_S: Final = 0.5  # between two questions to the history about the same copy
 ASK_AGAIN_S: Final = 5.0  # between two questions for the whole book
 ASLEEP_S: Final = 5.0  # a longer gap between two looks means that the machine slept: ask for a fresh book first
 
@@ -86,13 +85,8 @@ class Copier:
         self._highest_equity = self._stored_equity = Decimal(ledger.get("highest_equity") or 0)
         self._last_look, self._last_wall = clock.monotonic(), clock.time()
         self._born_epoch, self._born_at = ledger.get("born_epoch") or "", int(ledger.get("born_at") or 0)
-        # By the whole copy: whatever changes about it, patience begins anew.
-        self._missing_since: dict[Copy, float] = {}
-        self._history_asked: dict[Copy | str, float] = {}
-        # Of a netting account: symbols that are not as the ledger says, lots that are not ours, what is left alone.
-        self._strange_since: dict[str, float] = {}
-        self._foreign = {symbol: Decimal(lots) for symbol, lots in decode(ledger.get("foreign") or "{}").items()}
-        self._blocked: frozenset[str] = frozenset()
+        self._books = Books(ledger, self._mirror)
+        self._stock = Stocktaking(terminal, ledger, self._mirror, config.magic)
         self._spoken = Spoken(log)
         self._asked_at = -math.inf
         self._defect = False
@@ -185,8 +179,7 @@ class Copier:
         gap = max(began - self._last_look, abs(wall - self._last_wall))
         if gap > ASLEEP_S:
             log.warning("no look at the account for %.0f s: asking for a fresh book first", gap)
-            self._missing_since.clear()
-            self._strange_since.clear()
+            self._stock.begin_anew()
             self._mirror.synced = False
             self._ask_for_book(began)
         incomplete = self._mirror.synced and not self._settings_heard
@@ -202,8 +195,7 @@ class Copier:
         try:
             reading = self._terminal.read()
         except Unreadable as problem:
-            self._missing_since.clear()
-            self._strange_since.clear()
+            self._stock.begin_anew()
             self._spoken.say("terminal", f"the account cannot be read: {problem}", logging.WARNING)
             if isinstance(problem, ConnectionLost):
                 raise
@@ -221,7 +213,7 @@ class Copier:
             in_doubt = self._take_stock(reading, now)
         except LedgerError as error:
             problem = error  # what takes risk away goes on
-        books = self._books(now)
+        books = self._books.at(now)
         rules = self.rules()
         if not mirror.known and rules.copying is not Copying.FLATTEN:
             return _raised(problem)
@@ -237,8 +229,8 @@ class Copier:
             born_at=self._born_at if mirror.epoch == self._born_epoch else 0,
             utc_offset_s=self._terminal.utc_offset_s({symbol.name for symbol in symbols.values() if symbol}),
             rests=self._trader.rests(),
-            foreign=self._foreign,
-            blocked=self._blocked,
+            foreign=self._stock.foreign,
+            blocked=self._stock.blocked,
         )
         steps = plan(mirror, known, rules)
         self._trader.announce(steps)
@@ -256,176 +248,23 @@ class Copier:
     def _take_stock(self, reading: Reading, now: float) -> bool:
         """Write down what account and server have shown. Whether the account contradicts the ledger unproven."""
         mirror = self._mirror
-        self._load()
-        self._store_legs(now)
+        problem: LedgerError | None = None
+        self._books.load()
+        try:
+            self._books.store_legs()
+        except LedgerError as error:
+            problem = error  # nothing is opened then, but what the account shows is seen all the same
         if reading.account.trading_refused:
             self._spoken.say("trading", f"orders are refused: {reading.account.trading_refused}", logging.ERROR)
         else:
             self._spoken.clear("trading", "orders are taken again")
-        in_doubt = self._observe(reading, now)
+        seen = self._stock.take(reading, self._books.at(now), now)
+        self._trader.record(seen)
         self._remember_equity(reading)
         if mirror.known:
             self._remember_server()
             self._remember_birth()
-        return in_doubt
-
-    def _load(self) -> None:
-        """Have in memory what the ledger knows of the trades of the books, and of the orders they came from."""
-        ledger, mirror = self._ledger, self._mirror
-        needed = {(*key, 0) for key in mirror.trades}
-        needed |= {(master, Kind.ORDER, ticket, 0) for master, _, ticket in mirror.trades}
-        for key, legs in ledger.legs.items():
-            needed |= {(*key, leg.number) for leg in legs}
-            needed |= {(key[0], Kind.ORDER, leg.order, 0) for leg in legs if leg.order}
-        needed |= {
-            (key[0], Kind.ORDER, held.trade.increase.order, 0)
-            for key, held in mirror.trades.items()
-            if held.trade.increase is not None and held.trade.increase.order
-        }
-        ledger.load(needed)
-        ledger.forget(needed)
-
-    def _legs_of(self, held: Held) -> Legs:
-        """The legs of a master's trade now; none when it is one leg and always was."""
-        key, trade = held.trade_key, held.trade
-        copies = self._ledger.copies
-        legs = self._ledger.legs.get(key, ())
-        first = copies.get((*key, 0))
-        if trade.kind is Kind.ORDER:
-            return ()
-        if not legs and first is None:
-            legs = first_legs(trade)
-            return legs if trade.increase is not None else ()
-        if not legs and first is not None:
-            (leg,) = first_legs(replace(trade, volume=first.master_volume, increase=None))
-            legs = (replace(leg, buys=first.action.buys),)
-        after = followed(legs, trade, {leg.number for leg in legs if (*key, leg.number) in copies})
-        return after if after != legs or key in self._ledger.legs else ()
-
-    def _store_legs(self, now: float) -> None:
-        """Write down the legs that have changed, before anything is done about them. Raises `LedgerError`."""
-        ledger, mirror = self._ledger, self._mirror
-        changed = {
-            held.trade_key: legs
-            for held in mirror.trades.values()
-            if (legs := self._legs_of(held)) != ledger.legs.get(held.trade_key, ())
-        }
-        live = {copy.key[:3] for copy in ledger.copies.values() if copy.state in LIVE or copy.state is State.UNKNOWN}
-        for key in ledger.legs:
-            if mirror.known and key not in mirror.trades and key not in live:
-                changed[key] = ()
-        if changed:
-            ledger.record(legs=changed)
-
-    def _books(self, now: float) -> dict[CopyKey, Held]:
-        """The masters' trades, leg by leg."""
-        books: dict[CopyKey, Held] = {}
-        for held in self._mirror.trades.values():
-            legs = self._legs_of(held)
-            if legs:
-                books.update(held_as(held, legs, self._mirror, now))
-            else:
-                key, one = whole(held)
-                books[key] = one
-        return books
-
-    def _observe(self, reading: Reading, now: float) -> bool:
-        """Bring the ledger up to what the account shows; whether the reading contradicts it without proof."""
-        ledger = self._ledger
-        watched = [copy for copy in ledger.copies.values() if copy.state in LIVE or copy.state is State.UNKNOWN]
-        if reading.account.margin_mode is MarginMode.HEDGING:
-            seen = self._observe_each(watched, reading, now)
-        else:
-            seen = self._observe_net(watched, reading, now)
-        self._trader.record(seen)
-        return bool(seen.doubt)
-
-    def _observe_each(self, watched: list[Copy], reading: Reading, now: float) -> Observation:
-        """On a hedging account every copy is a position of its own."""
-        missing = unseen(watched, reading)
-        waited = self._waited({*missing, *(copy for copy in watched if copy.reduce_to is not None)}, now)
-        evidence = {copy.key: self._evidence(copy, now) for copy in missing}
-        magic = self._config.magic
-        remembered: dict[int, Copy] = {}
-        for thing in unclaimed(watched, reading, magic):
-            if (copy := self._ledger.remembered(thing.comment, thing.identifier)) is not None:
-                remembered[thing.identifier] = copy
-        return observe(watched, reading, evidence, waited, remembered, self._books(now), magic)
-
-    def _observe_net(self, watched: list[Copy], reading: Reading, now: float) -> Observation:
-        """On a netting account they are parts of one position for each symbol."""
-        ledger, magic = self._ledger, self._config.magic
-        symbols = questioned(watched, reading, self._foreign)
-        asking = [copy for copy in watched if copy.symbol in symbols and is_asked_about(copy, reading)]
-        waited = self._waited({copy for copy in asking if copy.state in LIVE}, now)
-        self._strange_since = {symbol: self._strange_since.get(symbol, now) for symbol in symbols}
-        evidence = {copy.key: self._evidence(copy, now) for copy in asking}
-        history = {symbol: deals for symbol in symbols if (deals := self._deals(symbol, watched, reading, now))}
-        remembered = {}
-        for deal in (deal for deals in history.values() for deal in deals):
-            if (copy := ledger.remembered(deal.comment, 0)) is not None:
-                remembered[deal.comment] = copy
-        strange = {symbol: now - since for symbol, since in self._strange_since.items()}
-        look = Look(reading, evidence, history, waited, strange, self._foreign)
-        found = observe_net(watched, look, remembered, self._books(now), magic, books_known=self._mirror.known)
-        self._blocked = found.blocked
-        for symbol, lots in found.foreign.items():
-            if self._foreign.get(symbol) != lots:
-                log.warning("%s lots of %s on this netting account are not the copier's: never touched", lots, symbol)
-        if found.foreign != self._foreign:
-            self._foreign = found.foreign
-            ledger.set(foreign=encode({symbol: str(lots) for symbol, lots in found.foreign.items()}))
-        return found.observation
-
-    def _waited(self, waiting: set[Copy], now: float) -> dict[CopyKey, float]:
-        """Seconds of good readings for which these copies have waited for proof."""
-        self._missing_since = {copy: self._missing_since.get(copy, now) for copy in waiting}
-        self._history_asked = {thing: at for thing, at in self._history_asked.items() if now - at < HISTORY_EVERY_S}
-        return {copy.key: now - since for copy, since in self._missing_since.items()}
-
-    def _deals(self, symbol: str, copies: list[Copy], reading: Reading, now: float) -> tuple[Deal, ...]:
-        """All deals of a symbol's positions, none when the history cannot be read now."""
-        if now - self._history_asked.get(symbol, -math.inf) < HISTORY_EVERY_S:
-            return ()
-        self._history_asked[symbol] = now
-        positions = {p.identifier for p in reading.positions if p.symbol == symbol}
-        positions |= {c.client_ticket for c in copies if c.symbol == symbol and c.client_kind is Kind.POSITION}
-        try:
-            return tuple(deal for ticket in sorted(positions) for deal in self._terminal.deals_of(ticket))
-        except ConnectionLost:
-            raise
-        except Unreadable as problem:
-            self._strange_since.pop(symbol, None)
-            self._spoken.say("history", f"the history cannot be read: {problem}")
-            return ()
-
-    def _evidence(self, copy: Copy, now: float) -> Evidence:
-        """What the history says of a copy that the account does not show. Nothing when it cannot be read now."""
-        if now - self._history_asked.get(copy, -math.inf) < HISTORY_EVERY_S:
-            return Evidence()
-        self._history_asked[copy] = now
-        try:
-            ticket = copy.client_ticket if copy.client_kind is Kind.ORDER else copy.order
-            past = self._terminal.past_order(ticket) if ticket else None
-            if past is None and not ticket and (copy.state is State.OPENING or copy.net_before is not None):
-                past = self._past_order(copy)
-            identifier = past.position_id if past is not None and past.position_id else copy.client_ticket
-            deals = self._terminal.deals_of(identifier) if identifier else []
-        except ConnectionLost:
-            raise
-        except Unreadable as problem:
-            self._missing_since.pop(copy, None)  # not a good look at this copy
-            self._spoken.say("history", f"the history cannot be read: {problem}")
-            return Evidence()
-        self._spoken.clear("history", "the history can be read again")
-        return Evidence(past, tuple(deals))
-
-    def _past_order(self, copy: Copy) -> PastOrder | None:
-        """The order that was sent for a copy and whose ticket nobody told, by its comment: the first since then."""
-        found = [p for p in self._terminal.past_orders(3600) if p.comment == copy.tag and p.magic == copy.magic]
-        if copy.net_before is not None:  # on a netting account orders of a copy after its first have that comment too
-            found = [p for p in found if p.ticket > copy.after_ticket]
-        return min(found, key=lambda past: past.ticket, default=None)
+        return _raised(problem) or bool(seen.doubt)
 
     # -- what is remembered
 

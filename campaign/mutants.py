@@ -173,7 +173,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "unreadable history counts as looked",
-        (("copier.py", "self._missing_since.pop(copy, None)  #", "pass  #"),),
+        (("stocktaking.py", "self._missing_since.pop(copy, None)  #", "pass  #"),),
         "Patience counts readings that could have shown the copy, no others.",
         unseen="needs a history that fails for all of the patience while the copy is not shown",
     ),

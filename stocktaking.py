@@ -1,0 +1,148 @@
+"""Comparing the ledger with the account, on every look: what has become of our copies.
+
+It asks the history about what the account does not show, keeps the time for which good readings have contradicted the
+ledger, and leaves the conclusions to `copies.observe` (hedging accounts) and `netting.observe_net` (netting accounts).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Final
+
+from account import Deal, MarginMode, PastOrder, Reading
+from console import Spoken
+from copies import LIVE, Copy, Evidence, Observation, State, observe, unclaimed, unseen
+from ledger import CopierLedger
+from mirror import CopyKey, Held, Mirror
+from netting import Look, is_asked_about, observe_net, questioned
+from signals import Kind, decode, encode
+from terminal import ConnectionLost, Terminal, Unreadable
+
+log = logging.getLogger(__name__)
+
+HISTORY_EVERY_S: Final = 0.5  # between two questions to the history about the same copy
+
+
+class Stocktaking:
+    """What the account says of the copies. For the one thread that owns the terminal."""
+
+    def __init__(self, terminal: Terminal, ledger: CopierLedger, mirror: Mirror, magic: int) -> None:
+        self._terminal = terminal
+        self._ledger = ledger
+        self._mirror = mirror
+        self._magic = magic
+        # By the whole copy: whatever changes about it, patience begins anew.
+        self._missing_since: dict[Copy, float] = {}
+        self._strange_since: dict[str, float] = {}  # netting: symbols that are not as the ledger says
+        self._history_asked: dict[Copy | str, float] = {}
+        self._spoken = Spoken(log)
+        stored = decode(ledger.get("foreign") or "{}")
+        self.foreign = {symbol: Decimal(lots) for symbol, lots in stored.items()}  # netting: lots that are not ours
+        self.blocked: frozenset[str] = frozenset()  # netting: symbols whose lots are not known for certain
+
+    def begin_anew(self) -> None:
+        """There was no good reading, or nobody looked: patience begins anew."""
+        self._missing_since.clear()
+        self._strange_since.clear()
+
+    def take(self, reading: Reading, books: Mapping[CopyKey, Held], now: float) -> Observation:
+        """What a good reading of the account says of all copies. Raises `ConnectionLost`, `LedgerError`."""
+        copies = self._ledger.copies.values()
+        watched = [copy for copy in copies if copy.state in LIVE or copy.state is State.UNKNOWN]
+        if reading.account.margin_mode is MarginMode.HEDGING:
+            return self._observe_each(watched, reading, books, now)
+        return self._observe_net(watched, reading, books, now)
+
+    def _observe_each(
+        self, watched: list[Copy], reading: Reading, books: Mapping[CopyKey, Held], now: float
+    ) -> Observation:
+        """On a hedging account every copy is a position of its own."""
+        missing = unseen(watched, reading)
+        waited = self._waited({*missing, *(copy for copy in watched if copy.reduce_to is not None)}, now)
+        evidence = {copy.key: self._evidence(copy, now) for copy in missing}
+        magic = self._magic
+        remembered: dict[int, Copy] = {}
+        for thing in unclaimed(watched, reading, magic):
+            if (copy := self._ledger.remembered(thing.comment, thing.identifier)) is not None:
+                remembered[thing.identifier] = copy
+        return observe(watched, reading, evidence, waited, remembered, books, magic)
+
+    def _observe_net(
+        self, watched: list[Copy], reading: Reading, books: Mapping[CopyKey, Held], now: float
+    ) -> Observation:
+        """On a netting account they are parts of one position for each symbol."""
+        ledger, magic = self._ledger, self._magic
+        symbols = questioned(watched, reading, self.foreign)
+        asking = [copy for copy in watched if copy.symbol in symbols and is_asked_about(copy, reading)]
+        waited = self._waited({copy for copy in asking if copy.state in LIVE}, now)
+        self._strange_since = {symbol: self._strange_since.get(symbol, now) for symbol in symbols}
+        evidence = {copy.key: self._evidence(copy, now) for copy in asking}
+        history = {symbol: deals for symbol in symbols if (deals := self._deals(symbol, watched, reading, now))}
+        remembered = {}
+        for deal in (deal for deals in history.values() for deal in deals):
+            if (copy := ledger.remembered(deal.comment, 0)) is not None:
+                remembered[deal.comment] = copy
+        strange = {symbol: now - since for symbol, since in self._strange_since.items()}
+        look = Look(reading, evidence, history, waited, strange, self.foreign)
+        found = observe_net(watched, look, remembered, books, magic, books_known=self._mirror.known)
+        self.blocked = found.blocked
+        for symbol, lots in found.foreign.items():
+            if self.foreign.get(symbol) != lots:
+                log.warning("%s lots of %s on this netting account are not the copier's: never touched", lots, symbol)
+        if found.foreign != self.foreign:
+            self.foreign = found.foreign
+            ledger.set(foreign=encode({symbol: str(lots) for symbol, lots in found.foreign.items()}))
+        return found.observation
+
+    def _waited(self, waiting: set[Copy], now: float) -> dict[CopyKey, float]:
+        """Seconds of good readings for which these copies have waited for proof."""
+        self._missing_since = {copy: self._missing_since.get(copy, now) for copy in waiting}
+        self._history_asked = {thing: at for thing, at in self._history_asked.items() if now - at < HISTORY_EVERY_S}
+        return {copy.key: now - since for copy, since in self._missing_since.items()}
+
+    def _deals(self, symbol: str, copies: list[Copy], reading: Reading, now: float) -> tuple[Deal, ...]:
+        """All deals of a symbol's positions, none when the history cannot be read now."""
+        if now - self._history_asked.get(symbol, -math.inf) < HISTORY_EVERY_S:
+            return ()
+        self._history_asked[symbol] = now
+        positions = {p.identifier for p in reading.positions if p.symbol == symbol}
+        positions |= {c.client_ticket for c in copies if c.symbol == symbol and c.client_kind is Kind.POSITION}
+        try:
+            return tuple(deal for ticket in sorted(positions) for deal in self._terminal.deals_of(ticket))
+        except ConnectionLost:
+            raise
+        except Unreadable as problem:
+            self._strange_since.pop(symbol, None)
+            self._spoken.say("history", f"the history cannot be read: {problem}")
+            return ()
+
+    def _evidence(self, copy: Copy, now: float) -> Evidence:
+        """What the history says of a copy that the account does not show. Nothing when it cannot be read now."""
+        if now - self._history_asked.get(copy, -math.inf) < HISTORY_EVERY_S:
+            return Evidence()
+        self._history_asked[copy] = now
+        try:
+            ticket = copy.client_ticket if copy.client_kind is Kind.ORDER else copy.order
+            past = self._terminal.past_order(ticket) if ticket else None
+            if past is None and not ticket and (copy.state is State.OPENING or copy.net_before is not None):
+                past = self._past_order(copy)
+            identifier = past.position_id if past is not None and past.position_id else copy.client_ticket
+            deals = self._terminal.deals_of(identifier) if identifier else []
+        except ConnectionLost:
+            raise
+        except Unreadable as problem:
+            self._missing_since.pop(copy, None)  # not a good look at this copy
+            self._spoken.say("history", f"the history cannot be read: {problem}")
+            return Evidence()
+        self._spoken.clear("history", "the history can be read again")
+        return Evidence(past, tuple(deals))
+
+    def _past_order(self, copy: Copy) -> PastOrder | None:
+        """The order that was sent for a copy and whose ticket nobody told, by its comment: the first since then."""
+        found = [p for p in self._terminal.past_orders(3600) if p.comment == copy.tag and p.magic == copy.magic]
+        if copy.net_before is not None:  # on a netting account orders of a copy after its first have that comment too
+            found = [p for p in found if p.ticket > copy.after_ticket]
+        return min(found, key=lambda past: past.ticket, default=None)

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def running_copier(chain: Chain) -> None:
     """Until both sides are connected a trade would be older than the copier's ledger."""
     chain.wait(lambda: chain.admin("GET", "/overview")["masters"], "the master's first book")
     chain.wait(lambda: "settings" in (chain.folder / "copier.out").read_text(), "the copier to be connected")
+    # An age is measured generously, and on a busy machine generously is much.
+    begun = time.monotonic()
+    chain.wait(lambda: time.monotonic() - begun > 1.0, "the ledger to be older than any trade")
 
 
 @pytest.mark.parametrize("victim", PARTS)

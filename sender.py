@@ -243,13 +243,14 @@ class Sender:
             if isinstance(thing, Order) and thing.action.kind is Kind.POSITION:
                 continue  # a market order on its way: the position it becomes is told
             trade = self._trade(thing, offset)
+            known = self._book.get(trade.key)
             try:
-                trade_from_sender(trade_for_sender(trade, None))
+                if trade != known:
+                    trade_from_sender(trade_for_sender(trade, None))
             except BadField as problem:
                 self._spoken.say(
                     f"bad {trade.key}", f"{trade.symbol} #{trade.ticket} cannot be copied: {problem}", logging.ERROR
                 )
-                known = self._book.get(trade.key)
                 if known is None:
                     continue
                 trade = known  # it is there, so it must not count as closed

@@ -190,7 +190,7 @@ class BadField(ValueError):
 
 def encode(message: Mapping[str, Any]) -> str:
     """Compact JSON; a `Decimal` becomes a number. NaN and Infinity raise `ValueError`."""
-    return json.dumps(message, separators=(",", ":"), allow_nan=False, default=_plain)
+    return _ENCODER.encode(message)
 
 
 def _plain(value: object) -> float:
@@ -199,16 +199,14 @@ def _plain(value: object) -> float:
     raise TypeError(f"{type(value).__name__} has no place in a message")
 
 
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain)
+
+
 def decode(raw: bytes | str) -> dict[str, Any]:
     """A JSON object with fractions as `Decimal`. Raises `BadJson`; stricter than `json`, see the tests' corpus."""
     try:
         text = raw if isinstance(raw, str) else raw.decode("utf-8")
-        message = json.loads(
-            text,
-            parse_float=_fraction,
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_object_without_repeats,
-        )
+        message = _DECODER.decode(text)
     except UnicodeDecodeError as error:
         raise BadJson("the body is not UTF-8") from error
     except RecursionError as error:
@@ -236,6 +234,11 @@ def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key is given twice")
     return found
+
+
+_DECODER: Final = json.JSONDecoder(
+    parse_float=_fraction, parse_constant=_refuse_constant, object_pairs_hook=_object_without_repeats
+)
 
 
 Check = Callable[[Any], Any]  # takes what JSON gave, returns the value of our type; raises ValueError with the rule

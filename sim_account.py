@@ -49,7 +49,7 @@ class AccountSettings:
     company: str = "Simulated Broker"
     utc_offset: float = 3.0  # hours the server's clock is ahead of UTC
     margin_call: Decimal = D(100)  # margin level in per cent: a warning only
-    stop_out: Decimal = D(50)  # margin level in per cent at which the broker closes
+    stop_out: Decimal = D(50)  # margin level in per cent at which the broker closes; 0 = never
     limit_orders: int = 500  # pending orders at most; 0: no limit
     limit_positions: int = 0  # open positions at most (hedging: with pending orders); 0: no limit
     comment_length: int = 16  # characters the server keeps of a comment
@@ -112,6 +112,8 @@ class Account:
     def __init__(self, settings: AccountSettings, market: Market) -> None:
         self.settings = settings
         self.market = market
+        self._coin = D(1).scaleb(-settings.digits)
+        self._shown: tuple[list[Any], list[Any]] = ([], [])  # what `account_row` was made of last, and the row
         self.balance = D(0)
         self.positions: dict[int, Position] = {}  # by ticket
         self.orders: dict[int, Order] = {}  # by ticket
@@ -150,7 +152,7 @@ class Account:
         return self.market.specs[name]
 
     def money(self, amount: Decimal) -> Decimal:
-        return amount.quantize(D(1).scaleb(-self.settings.digits), ROUND_HALF_UP)
+        return amount.quantize(self._coin, ROUND_HALF_UP)
 
     def price(self, name: str, buy: bool) -> Decimal:
         """The price a buyer (or seller) gets now."""
@@ -276,6 +278,15 @@ class Account:
     # ---- rows, in the field order of the result types
 
     def account_row(self, trade_allowed: bool) -> list[Any]:
+        """Asked for far more often than anything changes: worked out anew when a quote or a position is another."""
+        made_of = [trade_allowed, self.settings, self.balance, self.market.moves]
+        for p in self.positions.values():
+            made_of += (p.ticket, p.type, p.volume, p.price_open, p.swap)
+        if made_of != self._shown[0]:
+            self._shown = (made_of, self._account_row(trade_allowed))
+        return [*self._shown[1]]
+
+    def _account_row(self, trade_allowed: bool) -> list[Any]:
         s = self.settings
         floating, margin = self.total_floating(), self.margin()
         equity = self.balance + floating

@@ -57,6 +57,7 @@ class Terminal:
         self._password = password
         self._investor_password = investor_password
         self._clock = broker.clock
+        self._folder = str(Path.cwd())
         self._faults = Faults(self._clock.time)
         broker.execution.closing_delay = self._faults.closing_delay
         self._hanging: list[Rule] = []
@@ -207,7 +208,7 @@ class Terminal:
         return self.broker.account.account_row(session.trade_allowed)
 
     def _terminal_info(self, session: Session, args: dict[str, Any]) -> Any:
-        folder = str(Path.cwd())
+        folder = self._folder
         return [
             False, False, True, False, self._algo_trading, self._api_disabled, False, False, False, False,
             BUILD, 100_000, 1252, 25_000, 0.0, 0.0, self.broker.settings.company, "Simulated MetaTrader 5",

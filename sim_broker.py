@@ -315,7 +315,7 @@ class Broker:
         for position in list(account.positions.values()):
             if (moved is None or position.symbol in moved) and self._traded(position.symbol, now):
                 self._trigger_levels(position)
-        if account.positions:
+        if account.positions and self.settings.stop_out:
             self._stop_out(now)
 
     def _traded(self, symbol: str, now: int) -> bool:

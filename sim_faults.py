@@ -136,7 +136,7 @@ class Faults:
     def offline(self, pid: int) -> bool:
         """Whether the terminal is to look disconnected from its server."""
         self._forget_spent()
-        return any(rule.outcome == "disconnected" and rule.meets(pid) for rule in self.rules)
+        return bool(self.rules) and any(rule.outcome == "disconnected" and rule.meets(pid) for rule in self.rules)
 
     def closing_delay(self) -> int:
         """Milliseconds by which the deal that is being made reaches the history late."""

@@ -9,6 +9,7 @@ each time; or a file of ticks that is replayed.
 from __future__ import annotations
 
 import csv
+import functools
 import math
 import random
 import zlib
@@ -66,19 +67,26 @@ _BLANK: dict[str, Any] = (
 )
 
 
-def symbol_row(spec: SymbolSpec, quote: Quote, selected: bool, tick_gain: Decimal, tick_loss: Decimal) -> list[Any]:
-    """The fields of SymbolInfo. A symbol outside Market Watch has its specification but no prices."""
+@functools.lru_cache(maxsize=1024)
+def _fixed_fields(spec: SymbolSpec) -> dict[str, Any]:
+    """All fields of SymbolInfo in order, with what a specification alone says of them."""
     row = dict(_BLANK)
     for key in SPEC_FIELDS.keys() & row.keys() - {"select"}:
         value = getattr(spec, key)
         row[key] = float(value) if isinstance(value, Decimal) else value
-    row |= {
+    return row | {
         "name": spec.name,
-        "select": selected,
-        "visible": selected,
         "point": float(spec.point),
         "ticks_bookdepth": 10,
         "swap_rollover3days": t.DAY_OF_WEEK_WEDNESDAY,
+    }
+
+
+def symbol_row(spec: SymbolSpec, quote: Quote, selected: bool, tick_gain: Decimal, tick_loss: Decimal) -> list[Any]:
+    """The fields of SymbolInfo. A symbol outside Market Watch has its specification but no prices."""
+    row = _fixed_fields(spec) | {
+        "select": selected,
+        "visible": selected,
         "trade_tick_value": float(tick_gain),
         "trade_tick_value_profit": float(tick_gain),
         "trade_tick_value_loss": float(tick_loss),
@@ -162,6 +170,7 @@ class Market:
         self._random = {name: random.Random(f"{seed}:{name}") for name in specs}
         self._ticks: list[FileTick] = []
         self._replayed: set[str] = set()
+        self.moves = 0  # times that a quote was set
         self.quotes: dict[str, Quote] = {}
         self.history: dict[str, deque[tuple[int, Decimal, Decimal]]] = {}
         for name, spec in specs.items():
@@ -181,6 +190,7 @@ class Market:
         return bid + spec.to_grid(spec.spread * spec.point)
 
     def set_quote(self, name: str, bid: Decimal, ask: Decimal, now_msc: int) -> None:
+        self.moves += 1
         self.quotes[name].set(bid, ask, now_msc)
         if self._taken:
             self._taken.pop((name, True), None)

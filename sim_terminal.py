@@ -111,7 +111,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--leverage", type=int, default=100, help="1:N (default 100)")
     add("--margin-mode", default="hedging", choices=("hedging", "netting", "exchange"))
     add("--margin-call", type=_decimal, default=D(100), help="margin level in per cent (default 100)")
-    add("--stop-out", type=_decimal, default=D(50), help="margin level in per cent (default 50)")
+    add("--stop-out", type=_decimal, default=D(50), help="margin level in per cent, 0 never (default 50)")
     add("--limit-orders", type=int, default=500, help="pending orders at most, 0 no limit (default 500)")
     add("--limit-positions", type=int, default=0, help="open positions at most, 0 no limit (default 0)")
     add("--comment-length", type=int, default=16, help="characters kept of a comment (default 16)")

@@ -10,6 +10,7 @@ run against a stand-in).
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -53,6 +54,7 @@ class CannotConnect(Exception):
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=4096)
 def exact(value: float) -> Decimal:
     """The decimal number that a double of the terminal stands for: 0.30000000000000004 is 0.3."""
     return Decimal(repr(round(value, 10)))

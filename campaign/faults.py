@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import itertools
 import logging
 import multiprocessing
 import os
@@ -32,7 +33,7 @@ from campaign.world import START, World
 ACTIVE_S: Final = 30.0
 QUIET_S: Final = 20.0  # at least; what has not settled gets more
 LONGEST_QUIET_S: Final = 120.0
-COLLECT_EVERY: Final = 16  # trials
+COLLECT_EVERY: Final = 20  # trials
 SHOWN: Final = 20  # violations that are printed in full
 
 
@@ -113,9 +114,12 @@ def _listen(world: World) -> None:
 # --- many of them ----------------------------------------------------------------------------------------------------
 
 
+_trials = itertools.count(1)  # of this process
+
+
 def _one(job: tuple[int, int, int | None]) -> Result:
     seed, kill_at, faults = job
-    if seed % COLLECT_EVERY == 0:
+    if next(_trials) % COLLECT_EVERY == 0:
         gc.collect()
     return trial(seed, kill_at=kill_at, faults=faults)[0]
 
@@ -124,6 +128,7 @@ def _alone() -> None:
     """For a process that does nothing but trials: no log, and a trial is too short to look for circles in it."""
     logging.disable(logging.CRITICAL)
     gc.disable()
+    gc.freeze()
 
 
 def run_all(

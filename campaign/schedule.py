@@ -301,11 +301,9 @@ def _remember_loss(world: World, name: str) -> None:
 
 def _backup(world: World, draw: random.Random) -> None:
     if world.server.alive:
-        with sqlite3.connect(world.folder / "server.db") as source:
-            copy = sqlite3.connect(world.folder / "backup.db")
-            source.backup(copy)
-            copy.close()
-        source.close()
+        copy = sqlite3.connect(world.folder / "backup.db")
+        world.server.objects.store._db.backup(copy)
+        copy.close()
 
 
 def _restored(world: World, draw: random.Random) -> None:

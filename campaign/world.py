@@ -12,12 +12,15 @@ is a list of frames here.
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import queue
 import random
+import secrets
 import shutil
 import sqlite3
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -28,10 +31,12 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import requests
+from flask import Flask
 from werkzeug.security import generate_password_hash
 from werkzeug.test import run_wsgi_app
 
 import sim_types as t
+from api import Api as ServerApi
 from api import Settings, create_app
 from api_client import Api, ApiDown, ApiRefused
 from config import ApiSettings, ClientConfig, Module, Mt5Settings, SenderConfig
@@ -39,7 +44,7 @@ from copier import Copier
 from copies import Copy
 from db import Store, Unavailable, Unusable
 from hub import Hub
-from ledger import CopierLedger, LedgerError, SenderLedger
+from ledger import CopierLedger, Ledger, LedgerError, SenderLedger
 from link import FIRST_BOOK_S, SILENCE_S, Heard, Inbox, Listener, Lost, Reporter
 from mt5_sim import Client
 from records import Role
@@ -63,6 +68,7 @@ FOREIGN_MAGIC: Final = 777
 MULTIPLIER: Final = D("0.5")
 STEP: Final = D("0.01")
 MAX_AGE_S: Final = 10
+POINT: Final = D("0.00001")
 SYMBOLS: Final = {"EURUSD": (D("1.10000"), D("0.00010")), "GBPUSD": (D("1.30000"), D("0.00012"))}
 PASSWORD: Final = "not a secret: lives for one schedule"  # noqa: S105
 SECRET: Final = bytes(range(32))
@@ -128,6 +134,7 @@ class Part:
     network_until: float = 0.0
     objects: Any = None
     rest_until: float = 0.0
+    open_files: list[Connection] = field(default_factory=list)
 
 
 class Wire:
@@ -321,32 +328,80 @@ def _request_words(request: dict[str, Any]) -> str:
     return "order " + " ".join(f"{name}={request[name]}" for name in names if request.get(name))
 
 
+class Connection(sqlite3.Connection):
+    """A database of a part: its commits are boundaries, and fail while its disk is full."""
+
+    world: World
+    part: Part
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        if sql != "COMMIT":
+            return super().execute(sql, *values)
+        world = self.world
+        world.boundary("commit before")
+        if world.clock.now < self.part.disk_full_until:
+            world.counts["commits on a full disk"] += 1
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = DISK_FULL
+            raise error
+        done = super().execute(sql)
+        world.boundary("commit after")
+        return done
+
+
 class Disk:
-    """Opens databases for a part; its commits are boundaries, and fail while its disk is full."""
+    """Opens databases for a part."""
 
     def __init__(self, world: World, part: Part) -> None:
         self._world = world
         self._part = part
 
     def connect(self, *arguments: Any, **options: Any) -> sqlite3.Connection:
-        world, part = self._world, self._part
-
-        class Connection(sqlite3.Connection):
-            def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
-                if sql != "COMMIT":
-                    return super().execute(sql, *values)
-                world.boundary("commit before")
-                if world.clock.now < part.disk_full_until:
-                    world.counts["commits on a full disk"] += 1
-                    error = sqlite3.OperationalError("database or disk is full")
-                    error.sqlite_errorcode = DISK_FULL
-                    raise error
-                done = super().execute(sql)
-                world.boundary("commit after")
-                return done
-
-        connection: sqlite3.Connection = sqlite3.connect(*arguments, factory=Connection, **options)
+        connection: Connection = sqlite3.connect(*arguments, factory=Connection, **options)
+        connection.world, connection.part = self._world, self._part
+        self._part.open_files.append(connection)
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # nobody else opens it: a third of the system calls
         return connection
+
+
+# What takes long and is the same each time is made once in a process, by the product, and copied or begun anew.
+
+
+@functools.cache
+def new_server_database() -> bytes:
+    """Made as by hand with `server.py adduser`; the hash is a cheap one, so that logging in is."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "server.db")
+        store = Store(path, MachineClock(WorldClock()))
+        for name, role in (("admin", Role.ADMIN), ("master_user", Role.MASTER), ("client_user", Role.CLIENT)):
+            store.add_user(name, CHEAP_HASH, role)
+        store.close()
+        return path.read_bytes()
+
+
+@functools.cache
+def new_ledger() -> bytes:
+    """With its schema, and nobody's: the program that opens it first begins it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "ledger.db")
+        Ledger(path, "", MachineClock(WorldClock())).close()
+        with sqlite3.connect(path) as db:
+            db.execute("DELETE FROM meta")
+        db.close()
+        return path.read_bytes()
+
+
+_applications: list[Flask] = []
+
+
+def application(store: Store, hub: Hub, settings: Settings, clock: MachineClock) -> Flask:
+    """Of a server that starts: what a server process remembers is in its `Api` object, which is begun anew."""
+    if not _applications:
+        # Its clock, which stands still here, is for log lines only.
+        _applications.append(create_app(store, hub, settings, MachineClock(WorldClock())))
+    app = _applications[0]
+    ServerApi.__init__(app.extensions["api"], store, hub, settings, clock)
+    return app
 
 
 @dataclass
@@ -468,7 +523,7 @@ class World:
             for name, spec in default_symbols().items()
             if name in SYMBOLS
         }
-        account = AccountSettings(login=login, balance=D(1_000_000), margin_mode=margin_mode)
+        account = AccountSettings(login=login, balance=D(1_000_000), margin_mode=margin_mode, stop_out=D(0))
         return Broker(account, clock=self.clock, symbols=specs, seed=1)
 
     def move_market(self, name: str = "", points: int = 0, *, only: Broker | None = None) -> None:
@@ -480,7 +535,7 @@ class World:
             moved = [name] if name else list(SYMBOLS)
             for symbol in moved:
                 price, spread = SYMBOLS[symbol]
-                bid = price + D(points or self.random.randint(-5, 5)) * D("0.00001")
+                bid = price + (points or self.random.randint(-5, 5)) * POINT
                 broker.market.set_quote(symbol, bid, bid + spread, broker.now_msc())
             broker.settle(moved)
 
@@ -512,11 +567,11 @@ class World:
         part.alive = False
         part.kill_in = 0
         objects, part.objects = part.objects, None
-        if objects is None:
-            return
-        if part.name.startswith("copier"):
+        if objects is not None and part.name.startswith("copier"):
             objects.line.lost("the copier died")
-        objects.close()
+        for connection in part.open_files:  # also of a program that died while it began
+            connection.close()
+        part.open_files.clear()
 
     def stop(self, part: Part, starts_in: float | None) -> None:
         """Ended by its operator, or because it must not go on."""
@@ -541,15 +596,23 @@ class World:
             store = Store(path, part.clock, connect=Disk(self, part).connect)
         hub = Hub(store, part.clock)
         settings = Settings(SECRET, token_seconds=self.token_seconds)
-        app = create_app(store, hub, settings, part.clock)
-        return SimpleNamespace(store=store, hub=hub, app=app, close=store.close)
+        app = application(store, hub, settings, part.clock)
+        return SimpleNamespace(store=store, hub=hub, app=app)
 
     def _new_database(self, path: Path) -> None:
-        """Made by hand as `server.py adduser` does; the hash is a cheap one, so that logging in is."""
-        store = Store(path, self.server.clock)
-        for name, role in (("admin", Role.ADMIN), ("master_user", Role.MASTER), ("client_user", Role.CLIENT)):
-            store.add_user(name, CHEAP_HASH, role)
-        store.close()
+        path.write_bytes(new_server_database())
+        with sqlite3.connect(path) as db:
+            db.execute(
+                "UPDATE state SET epoch = ?, clock = ?", (secrets.token_hex(8), int(self.server.clock.time() * 1000))
+            )
+            db.execute("DELETE FROM starts")
+        db.close()
+
+    def _ledger_of(self, part: Part) -> Path:
+        path = self.folder / f"{part.name}.db"
+        if not path.exists():
+            path.write_bytes(new_ledger())
+        return path
 
     def _remove(self, path: Path) -> None:
         for file in self.folder.glob(path.name + "*"):
@@ -562,12 +625,10 @@ class World:
     def _sender(self, part: Part) -> Any:
         api, settings = self._api(part, "master_user")
         mt5 = Mt5Settings(1001, "investor", "Sim", path="x", module=Module.MT5_SIM)
-        ledger = SenderLedger(
-            self.folder / f"{part.name}.db", "account 1001 at Sim", part.clock, Disk(self, part).connect
-        )
+        ledger = SenderLedger(self._ledger_of(part), "account 1001 at Sim", part.clock, Disk(self, part).connect)
         terminal = Terminal(Mt5(self, part, Client(self.master_sim)), mt5, part.clock)
         sender = Sender(terminal, api, ledger, SenderConfig(settings, mt5, 500, self.folder), part.clock)
-        return SimpleNamespace(sender=sender, terminal=terminal, connected=False, close=ledger.close, ledger=ledger)
+        return SimpleNamespace(sender=sender, terminal=terminal, connected=False, ledger=ledger)
 
     def _copier(self, part: Part) -> Any:
         api, settings = self._api(part, "client_user")
@@ -581,9 +642,7 @@ class World:
             magic=MAGIC,
             folder=self.folder,
         )
-        ledger = CopierLedger(
-            self.folder / f"{part.name}.db", "account 2001 at Sim", part.clock, Disk(self, part).connect
-        )
+        ledger = CopierLedger(self._ledger_of(part), "account 2001 at Sim", part.clock, Disk(self, part).connect)
         terminal = Terminal(Mt5(self, part, Client(self.client_sim)), mt5, part.clock)
         inbox: Inbox = queue.SimpleQueue()
         line = Line(self, part, inbox, api, settings)
@@ -591,7 +650,7 @@ class World:
         reporter = Reporter(api, ledger, threading.Event())
         return SimpleNamespace(
             copier=copier, terminal=terminal, line=line, inbox=inbox, reporter=reporter, ledger=ledger,
-            connected=False, close=ledger.close, looked=0.0, reported=0.0,
+            connected=False, looked=0.0, reported=0.0,
         )  # fmt: skip
 
     # -- the network

@@ -516,6 +516,27 @@ def test_just_above_the_stop_out_level_nothing_is_closed(desk: Desk):
     assert len(desk.mt5.positions_get()) == 1
 
 
+def test_a_broker_whose_stop_out_level_is_nothing_closes_nothing():
+    desk = Desk(stop_out=D(0))
+    desk.open(type=BUY, volume=8.0)
+    desk.quote("EURUSD", 1.05000, 1.05010)
+    assert desk.mt5.account_info().equity < 0
+    assert len(desk.mt5.positions_get()) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("type", SELL), ("volume", D("0.5")), ("price_open", D("1.08")), ("swap", D("-3"))]
+)
+def test_what_the_account_shows_follows_every_change_of_a_position(desk: Desk, field: str, value: Any):
+    desk.open(type=BUY, volume=1.0)
+    before = desk.mt5.account_info()
+    account = desk.broker.account
+    (position,) = account.positions.values()
+    setattr(position, field, value)
+    assert account.account_row(True) == account._account_row(True)
+    assert desk.mt5.account_info() != before
+
+
 def test_deposits_and_withdrawals_are_balance_deals(desk: Desk):
     desk.mt5.sim_deposit(-2500.0, "withdrawal")
     deal = desk.mt5.history_deals_get(*EVER)[-1]

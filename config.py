@@ -96,6 +96,7 @@ class ClientConfig:
     magic: int  # marks the copier's own trades; never 0, which marks trades made by hand
     folder: Path  # where the file lies; client.db and client.log go here
     names: SymbolNames = field(default_factory=SymbolNames)  # what the client's broker calls the master's symbols
+    allow_mixed_symbol: bool = False  # netting accounts: also symbols of which the follower has lots of his own
 
 
 SENDER_KEYS: Final = ("api", "mt5", "poll_ms")
@@ -144,6 +145,7 @@ def load_client(path: Path, environ: Mapping[str, str] = os.environ) -> ClientCo
         ),
         folder=folder,
         names=symbol_names(top.section("symbols", required=False)),
+        allow_mixed_symbol=rules.flag("allow_mixed_symbol", default=False),
     )
     comparable = all(trade_copy.is_good(key) for key in ("mode", "fixed_lot", "max_exposure_lots"))
     is_fixed = config.sizing.mode is Mode.FIX and not config.sizing.contract_alignment

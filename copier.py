@@ -168,6 +168,7 @@ class Copier:
             config.limits.tightened(server.limits),
             config.magic,
             config.names,
+            config.allow_mixed_symbol,
         )
 
     # -- one round

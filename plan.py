@@ -355,6 +355,11 @@ def _judged(held: Held, known: Known, rules: Rules, exposure: Exposure, part: Pa
             "it may have been copied already",
             {"opened_at": opened_at, "born_at": known.born_at},
         )
+    symbol = _symbol_of(held.trade, known, rules)
+    opposite = NOTHING
+    if known.netting and isinstance(symbol, Symbol):
+        lots = lots_of(known.reading, symbol.name)
+        opposite = max(NOTHING, -lots if held.trade.action.buys else lots)
     verdict = decide(
         held.trade,
         held.age_ms(known.now),
@@ -363,9 +368,10 @@ def _judged(held: Held, known: Known, rules: Rules, exposure: Exposure, part: Pa
         rules.limits,
         known.reading.account,
         known.highest_equity,
-        _symbol_of(held.trade, known, rules),
+        symbol,
         exposure,
         part,
+        opposite,
     )
     if isinstance(verdict, Allowed):
         return _decided_by_its_order(held, known) or _mixed(verdict, known, rules) or verdict

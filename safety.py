@@ -214,11 +214,13 @@ def decide(
     symbol: Symbol | Refusal,
     exposure: Exposure,
     part: Part | None = None,
+    opposite: Decimal = Decimal(0),
 ) -> Allowed | Refusal:
     """May `trade` be opened on this account now? The rules stand in the order in which they are asked.
 
     `age_ms` is the trade's age (None = unknown), `highest_equity` the highest since the account was first seen,
-    `symbol` the client's symbol with its quote, or the reason why there is none.
+    `symbol` the client's symbol with its quote, or the reason why there is none, `opposite` the lots of it that a netting
+    account has on the other side: those are closed first, and need no margin any more.
     """
     if age_ms is None:
         return Refusal(Reason.AGE_UNKNOWN, "nobody could say how old the trade is", {})
@@ -317,7 +319,7 @@ def decide(
     margin_per_lot = symbol.margin_buy if trade.action.buys else symbol.margin_sell
     if margin_per_lot is None:
         return Refusal(Reason.MARGIN, f"the terminal could not say the margin of {symbol.name}", {})
-    margin = margin_per_lot * volume
+    margin = margin_per_lot * max(volume - 2 * opposite, Decimal(0))
     free = account.margin_free - exposure.margin
     if margin > free:
         return Refusal(

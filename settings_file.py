@@ -32,7 +32,7 @@ SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "max_exposure_lots",
         "copying",
     ),
-    "safety": ("max_drawdown_percent", "max_signal_age_s"),
+    "safety": ("max_drawdown_percent", "max_signal_age_s", "allow_mixed_symbol"),
     "symbols": ("map", "prefix", "suffix"),
 }
 SHOWN_KEYS: Final = frozenset({"poll_ms"}.union(*SECTIONS.values()) - {"password"})

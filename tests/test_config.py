@@ -621,7 +621,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) 
         "  config_client.json, line 19, trade_copy.max_spread_points: found -20. "
         "Allowed: a whole number from 0 to 1000000 (points)",
         "  config_client.json, line 24, safety.x: this key is unknown here. "
-        "Known here: max_drawdown_percent, max_signal_age_s",
+        "Known here: max_drawdown_percent, max_signal_age_s, allow_mixed_symbol",
     ]
 
 

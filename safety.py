@@ -219,8 +219,8 @@ def decide(
     """May `trade` be opened on this account now? The rules stand in the order in which they are asked.
 
     `age_ms` is the trade's age (None = unknown), `highest_equity` the highest since the account was first seen,
-    `symbol` the client's symbol with its quote, or the reason why there is none, `opposite` the lots of it that a netting
-    account has on the other side: those are closed first, and need no margin any more.
+    `symbol` the client's symbol with its quote, or the reason why there is none, `opposite` the lots of it that are on
+    the other side of a netting account: those are closed first, and need no margin any more.
     """
     if age_ms is None:
         return Refusal(Reason.AGE_UNKNOWN, "nobody could say how old the trade is", {})

@@ -132,7 +132,8 @@ def _act(world: World, event: Event) -> None:
             world.note("master", f"closes #{position.ticket} by #{against[0].ticket}")
             by = against[0].ticket
             broker.send(Request(action=t.TRADE_ACTION_CLOSE_BY, position=position.ticket, position_by=by))
-    elif name == "place":
+    elif name == "place" and not (world.setup.sizing.mode is Mode.FIX and world.setup.master_mode == "netting"):
+        # (With a fixed lot a pending order is an entry of its own, and no part of the position that it may fill into.)
         bid = broker.market.quotes[symbol].bid
         kind = (t.ORDER_TYPE_BUY_LIMIT, t.ORDER_TYPE_SELL_LIMIT, t.ORDER_TYPE_BUY_STOP, t.ORDER_TYPE_SELL_STOP)[
             more % 4

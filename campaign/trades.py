@@ -223,7 +223,7 @@ def _unlike(world: World, setup: Setup, base: Base) -> list[str]:
 
     for position in world.master_broker.positions():
         wanted[place(position)] += signed(position, _share(setup, base, position))
-        copies[place(position)] += 1
+        copies[place(position)] += 1 + _filled_into(world, position)
     for position in world.client_broker.positions():
         if position.ticket not in world.foreign:
             have[place(position)] += signed(position, position.volume)
@@ -239,6 +239,12 @@ def _unlike(world: World, setup: Setup, base: Base) -> list[str]:
         pending[order.symbol] -= 1
     found += [f"{symbol}: {-n} more pending orders at the client" for symbol, n in pending.items() if n < 0]
     return found
+
+
+def _filled_into(world: World, position: Any) -> int:
+    """How many pending orders have filled into a position: each is copied as an entry of its own."""
+    orders = world.master_broker.account.old_orders.items
+    return sum(o.position_id == position.identifier and o.type > t.ORDER_TYPE_SELL for o in orders)
 
 
 def _filled_early(world: World) -> set[str]:

@@ -159,6 +159,8 @@ class Symbol:
     opens_buy: bool
     opens_sell: bool
     takes_expiration: bool = True  # pending orders may name the second of their end
+    stops_level: int = 0  # points that SL and TP must keep from the price; 0 may also mean that it varies
+    freeze_level: int = 0  # points from the price within which nothing can be changed; 0 = none
     margin_buy: Decimal | None = None  # for one lot, account currency; None = the terminal could not say
     margin_sell: Decimal | None = None
 

@@ -144,6 +144,8 @@ class Event(StrEnum):
     FAILED = "failed"
     CLOSED_BY_CLIENT = "closed_by_client"
     UNKNOWN = "unknown"
+    STOPS_MISSING = "stops_missing"  # SL or TP of a copy is not set yet
+    STOPS_ADJUSTED = "stops_adjusted"  # SL or TP of a copy is farther away than the master's
 
 
 EXECUTION_REQUIRED: Final[dict[str, Check]] = {

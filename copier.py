@@ -31,7 +31,7 @@ from copies import LIVE, State
 from ledger import CopierLedger, LedgerError, OneInstance, WrongLedger
 from link import Heard, Inbox, Listener, Lost, Reporter
 from mirror import CopyKey, Held, Mirror
-from plan import Known, Open, Refuse, Rules, plan
+from plan import Known, Open, Refuse, Rules, StopsAre, plan
 from safety import Copying, Limits, stricter
 from signals import Action, Check, an_object, number, one_of, or_null, read_fields
 from stocktaking import Stocktaking
@@ -244,7 +244,7 @@ class Copier:
             except LedgerError as error:
                 problem = error
         self._trader.forget({*books, *ledger.copies})
-        return _raised(problem) or any(not isinstance(step, Refuse) for step in steps)
+        return _raised(problem) or any(not isinstance(step, Refuse | StopsAre) for step in steps)
 
     def _take_stock(self, reading: Reading, now: float) -> bool:
         """Write down what account and server have shown. Whether the account contradicts the ledger unproven."""

@@ -7,7 +7,7 @@ that nothing depends on having seen an event, and an action that did not work ou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from account import MarginMode, Order, Position, Reading, Symbol
@@ -29,6 +29,17 @@ from safety import (
     rounded_price,
 )
 from signals import NOTHING, Action, Kind, Trade
+from stops import (
+    Levels,
+    closing_price,
+    displaced,
+    entry_price,
+    for_new,
+    for_open,
+    is_frozen,
+    is_frozen_order,
+    missing,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,20 @@ class SetStops:
     position: Position
     sl: Decimal
     tp: Decimal
+    asked: Levels  # the master's, on the grid of the client's symbol; `sl` and `tp` are what the broker takes of them
+
+    @property
+    def missing(self) -> str:
+        return missing(self.position, self.asked)
+
+
+@dataclass(frozen=True, slots=True)
+class StopsAre:
+    """What is to be told of a position's stops; nothing when they are the master's."""
+
+    copy: Copy
+    missing: str = ""
+    displaced: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +136,7 @@ class Refuse:
 
 
 Follow = Close | Reduce | Trim | Remove | SetStops | Move | Inherit
-Step = Follow | Open | Refuse
+Step = Follow | Open | Refuse | StopsAre
 Aim = tuple[Decimal | int, ...]
 
 
@@ -121,7 +146,7 @@ def aim_of(step: Step) -> Aim:
         case Reduce() | Trim():
             return (step.to,)
         case SetStops():
-            return (step.sl, step.tp)
+            return (step.asked.sl, step.asked.tp)
         case Move():
             return (step.price, step.stoplimit, step.sl, step.tp, step.expiration)
     return ()
@@ -187,12 +212,13 @@ def plan(mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
             order = orders.get(copy.client_ticket) if copy.client_kind is Kind.ORDER or not known.netting else None
             position = part_of(copy, known.reading) if known.netting else positions.get(copy.client_ticket)
             for step in _follow(copy, position, order, mirror, known, rules):
-                if not known.is_resting(copy.key, step):
+                if isinstance(step, SetStops) or not known.is_resting(copy.key, step):
                     (moves if isinstance(step, SetStops | Move) else away).append(step)
     if known.netting:
         away, moves = _trims(away, known), _net_stops(moves, known, rules)
+    moves, told = _possible(moves, known)
     opens = _opens(known, rules, {step.copy.symbol for step in away if isinstance(step, Trim)})
-    return away + moves + opens
+    return away + moves + opens + told
 
 
 def _follow(
@@ -230,9 +256,10 @@ def _follow(
     if rules.copying is Copying.PAUSED:
         return wanted
     price, stoplimit, sl, tp = _prices(trade, symbol)
-    if position is not None and (known.netting or (position.sl, position.tp) != (sl, tp)):
-        wanted.append(SetStops(copy, position, sl, tp))
-    if order is not None and copy.kind is Kind.ORDER:
+    if position is not None:
+        wanted.append(SetStops(copy, position, sl, tp, Levels(sl, tp)))
+    if order is not None and copy.kind is Kind.ORDER and not is_frozen_order(order, symbol):
+        sl, tp = _new_stops(trade, symbol)
         expiration = _expiration(trade, symbol, known, order.expiration_msc // 1000)
         now = (order.price, order.stoplimit, order.sl, order.tp, order.expiration_msc // 1000)
         if now != (price, stoplimit, sl, tp, expiration):
@@ -272,10 +299,30 @@ def _net_stops(moves: list[Step], known: Known, rules: Rules) -> list[Step]:
         if not parts or any(copy.key not in wanted for copy in parts):
             continue  # of one of them it is not known now, or it is being closed
         sl, tp = stops_of([wanted[copy.key] for copy in parts], long=long)
-        step = SetStops(parts[0], position, sl, tp)
-        if (position.sl, position.tp) != (sl, tp) and not known.is_resting(parts[0].key, step):
-            found.append(step)
+        found.append(SetStops(parts[0], position, sl, tp, Levels(sl, tp)))
     return found
+
+
+def _possible(moves: list[Step], known: Known) -> tuple[list[Step], list[Step]]:
+    """Of these steps those that the broker would carry out now, and what is to be told of the positions' stops."""
+    steps: list[Step] = []
+    told: list[Step] = []
+    for step in moves:
+        if not isinstance(step, SetStops):
+            steps.append(step)
+            continue
+        position, symbol = step.position, known.symbols.get(step.copy.symbol)
+        if symbol is None:
+            continue
+        now = for_open(position, step.asked, symbol)
+        step = replace(step, sl=now.sl, tp=now.tp)
+        is_set = (position.sl, position.tp) == (step.sl, step.tp)
+        waits = known.is_resting(step.copy.key, step) or (is_frozen(position, symbol) and not step.missing)
+        if not is_set and not waits:
+            steps.append(step)
+        if is_set or step.missing:
+            told.append(StopsAre(step.copy, step.missing, "" if step.missing else displaced(position, step.asked)))
+    return steps, told
 
 
 def _prices(trade: Trade, symbol: Symbol) -> tuple[Decimal, Decimal, Decimal, Decimal]:
@@ -284,6 +331,17 @@ def _prices(trade: Trade, symbol: Symbol) -> tuple[Decimal, Decimal, Decimal, De
         rounded_price(price, symbol.tick_size) for price in (trade.price, trade.stoplimit, trade.sl, trade.tp)
     )
     return price, stoplimit, sl, tp
+
+
+def _new_stops(trade: Trade, symbol: Symbol) -> tuple[Decimal, Decimal]:
+    """SL and TP of an order that is placed or moved now."""
+    price, stoplimit, sl, tp = _prices(trade, symbol)
+    if trade.kind is Kind.ORDER:
+        at = entry_price(replace(trade, price=price, stoplimit=stoplimit))
+    else:
+        at = closing_price(trade.action.buys, symbol)
+    levels = for_new(trade.action.buys, at, Levels(sl, tp), symbol)
+    return levels.sl, levels.tp
 
 
 def _expiration(trade: Trade, symbol: Symbol, known: Known, now: int = 0) -> int:
@@ -333,7 +391,8 @@ def _opens(known: Known, rules: Rules, trimmed: set[str]) -> list[Step]:
                 if known.netting and held.trade.kind is Kind.POSITION:
                     busy.add(name)
                 exposure = _with(exposure, held.trade, verdict)
-                prices = _prices(held.trade, verdict.symbol)
+                price, stoplimit, *_ = _prices(held.trade, verdict.symbol)
+                prices = (price, stoplimit, *_new_stops(held.trade, verdict.symbol))
                 wanted.append(Open(held, verdict, *prices, _expiration(held.trade, verdict.symbol, known)))
                 continue
             verdict = Refusal(

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from account import Account, Symbol
 from signals import NOTHING, Action, Kind, Trade
+from stops import closing_price, entry_price, passed
 
 ONE: Final = Decimal(1)
 
@@ -80,6 +81,7 @@ class Reason(StrEnum):
     VOLUME_TOO_SMALL = "volume_below_minimum"
     SPREAD = "max_spread_points"
     SLIPPAGE = "max_slippage_points"
+    STOP_PASSED = "stop_passed"
     EXPOSURE_TRADES = "max_exposure_trades"
     EXPOSURE_LOTS = "max_exposure_lots"
     MARGIN = "margin_insufficient"
@@ -304,6 +306,13 @@ def decide(
                 },
             )
         deviation = int(limits.max_slippage_points - max(slippage, Decimal(0)))
+    price = entry_price(trade) if trade.kind is Kind.ORDER else closing_price(trade.action.buys, symbol)
+    if level := passed(trade, price):
+        return Refusal(
+            Reason.STOP_PASSED,
+            f"{level} is reached already: {symbol.name} would be closed at {price}",
+            {"price": price, "sl": trade.sl, "tp": trade.tp},
+        )
     if exposure.trades + 1 > limits.max_exposure_trades:
         return Refusal(
             Reason.EXPOSURE_TRADES,

@@ -230,6 +230,8 @@ class Terminal:
             trade_mode=info.trade_mode,
             opens_buy=full or info.trade_mode == mt5.SYMBOL_TRADE_MODE_LONGONLY,
             opens_sell=full or info.trade_mode == mt5.SYMBOL_TRADE_MODE_SHORTONLY,
+            stops_level=info.trade_stops_level,
+            freeze_level=info.trade_freeze_level,
             takes_expiration=bool(info.expiration_mode & _EXPIRATION_FLAG_SPECIFIED),
         )
 

@@ -25,15 +25,17 @@ from legs import Leg
 from mirror import CopyKey, Held, Mirror
 from netting import lots_of
 from outcomes import Outcome, Verdict
-from plan import Aim, Close, Inherit, Move, Open, Reduce, Refuse, Remove, Rules, SetStops, Step, Trim, aim_of
+from plan import Aim, Close, Inherit, Move, Open, Reduce, Refuse, Remove, Rules, SetStops, Step, StopsAre, Trim, aim_of
 from safety import Reason
-from signals import Kind, Trade
+from signals import NOTHING, Kind, Trade
+from stops import Levels, of_increase
 from terminal import Terminal
 
 log = logging.getLogger(__name__)
 
 REST_S: Final = (0.25, 0.25, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0)  # after a step was done; after its first, second … refusal
-LONGEST_REST: Final = 5  # index into REST_S, for opens and closes; only moves of stops rest longer
+LONGEST_REST: Final = 5  # index into REST_S, for opens, closes and stops that are missing; only other moves rest longer
+INVALID_STOPS: Final = 10016
 MARKET_CLOSED: Final = 10018
 MARKET_CLOSED_REST_S: Final = 15.0
 # A close is meant to be filled at whatever price there is; only Request and Instant execution look at this at all.
@@ -58,6 +60,7 @@ class Rest:
     until: float
     aim: Aim
     times: int
+    done: bool = False  # as the broker said
 
 
 class Trader:
@@ -75,6 +78,9 @@ class Trader:
         self._last_refusal: dict[CopyKey, Reason] = {}
         self._too_small: dict[CopyKey, Decimal] = {}  # lots that were below the broker's minimum, for the next leg
         self._times: dict[CopyKey, Times] = {}
+        self._without_stops: set[CopyKey] = set()  # to be opened without, because the broker refused them in the order
+        self._sl_first: set[CopyKey] = set()  # of an open one the broker refused both together
+        self._told_stops: dict[CopyKey, str] = {}  # what was told last of stops that are not the master's
         self._spoken = Spoken(log)
 
     def rests(self) -> dict[tuple[CopyKey, type], tuple[float, Aim]]:
@@ -88,6 +94,9 @@ class Trader:
         self._too_small = {key: value for key, value in self._too_small.items() if key in keep}
         self._rest = {key: value for key, value in self._rest.items() if key[0] in keep}
         self._times = {key: value for key, value in self._times.items() if key in keep}
+        self._without_stops &= keep
+        self._sl_first &= keep
+        self._told_stops = {key: value for key, value in self._told_stops.items() if key in keep}
 
     # -- what was seen
 
@@ -225,8 +234,9 @@ class Trader:
             case Remove():
                 self._remove(step)
             case SetStops():
-                outcome = self._terminal.modify_position(step.position, sl=step.sl, tp=step.tp)
-                self._moved(step, outcome, step.copy, f"SL {step.sl} TP {step.tp}")
+                self._set_stops(step)
+            case StopsAre():
+                self._tell_stops(step)
             case Move():
                 outcome = self._terminal.modify_order(
                     step.order,
@@ -279,10 +289,13 @@ class Trader:
             )  # fmt: skip
         self._ledger.record(copy)  # the intent: from here on this order is never sent a second time
         sent_at = self._wall_ms()
-        sl, tp = step.sl, step.tp
+        levels = Levels(step.sl, step.tp)
         if copy.net_before and trade.kind is Kind.POSITION:
-            sl = tp = Decimal(0)  # the position that is there has stops already, and its own way to change them
-        common: dict[str, Any] = {"sl": sl, "tp": tp, "magic": rules.magic, "comment": copy.tag}
+            there = next((p for p in reading.positions if p.symbol == symbol.name), None)
+            levels = of_increase(there, trade.action.buys, allowed.volume, levels)
+        if copy.key in self._without_stops:
+            levels = Levels(NOTHING, NOTHING)
+        common: dict[str, Any] = {"sl": levels.sl, "tp": levels.tp, "magic": rules.magic, "comment": copy.tag}
         if trade.kind is Kind.POSITION:
             outcome = self._terminal.open(symbol, trade.action, allowed.volume, deviation=allowed.deviation, **common)
         else:
@@ -312,8 +325,13 @@ class Trader:
                 )
             case Verdict.LATER:
                 self._ledger.withdraw(copy)
-                self._rests(copy.key, step, outcome)
-                self._note_refusal(held, Reason.BROKER_BUSY, _answer(outcome), {"code": outcome.code})
+                answer = _answer(outcome)
+                if outcome.code == INVALID_STOPS and (levels.sl or levels.tp):
+                    self._without_stops.add(copy.key)
+                    answer += "; tried at once without SL and TP, which are set when it is open"
+                else:
+                    self._rests(copy.key, step, outcome)
+                self._note_refusal(held, Reason.BROKER_BUSY, answer, {"code": outcome.code})
             case Verdict.REFUSED:
                 failed = replace(copy, state=State.FAILED, reason=str(Reason.BROKER_REFUSED), detail=_answer(outcome))
                 report = self._report("failed", failed, numbers={"code": outcome.code})
@@ -457,6 +475,38 @@ class Trader:
         shown = max((thing.identifier for thing in reading.everything), default=0)
         return max(shown, self._ledger.highest_ticket()) if _netting(reading) else shown
 
+    def _set_stops(self, step: SetStops) -> None:
+        key, position = step.copy.key, step.position
+        both = step.sl not in (NOTHING, position.sl) and step.tp != position.tp
+        alone = both and key in self._sl_first
+        self._sl_first.discard(key)
+        tp = position.tp if alone else step.tp
+        outcome = self._terminal.modify_position(position, sl=step.sl, tp=tp)
+        self._moved(step, outcome, step.copy, f"SL {step.sl} alone" if alone else f"SL {step.sl} TP {step.tp}")
+        if outcome.code == INVALID_STOPS and both and not alone:
+            # Both are refused when one is wrong. If that is the take profit, the stop loss must not wait for it.
+            self._sl_first.add(key)
+            self._rest[key, SetStops] = replace(self._rest[key, SetStops], until=self._clock.monotonic())
+
+    def _tell_stops(self, step: StopsAre) -> None:
+        """Log and report once that stops are missing or elsewhere than the master's, and that they are so no more."""
+        key, words = step.copy.key, step.missing or step.displaced
+        if self._told_stops.get(key, "") == words:
+            return
+        rest = self._rest.get((key, SetStops))
+        if step.missing and rest is not None and rest.done and rest.times <= 1:
+            return  # they were set just now
+        if step.missing:
+            event, detail, level = "stops_missing", f"not set yet: {words}", logging.ERROR
+        else:
+            event, detail, level = "stops_adjusted", f"{words}, which the broker does not take", logging.WARNING
+        if words:
+            self._ledger.record(reports=[self._report(event, step.copy, detail=detail)])
+            log.log(level, "%s of %s: %s", event, named(step.copy), detail)
+        else:
+            log.info("the stops of %s are the master's again", named(step.copy))
+        self._told_stops[key] = words
+
     def _moved(self, step: SetStops | Move, outcome: Outcome, copy: Copy, words: str) -> None:
         self._rests(copy.key, step, outcome)
         topic = f"move {copy.key}"
@@ -490,10 +540,11 @@ class Trader:
         times = 0
         if outcome.verdict is not Verdict.DONE or moves:  # a move that comes again although it was done had no effect
             times = before.times + 1 if before is not None and before.aim == aim else 1
-        rest = REST_S[min(times, len(REST_S) - 1 if moves else LONGEST_REST)]
+        patient = moves and not (isinstance(step, SetStops) and step.missing)
+        rest = REST_S[min(times, len(REST_S) - 1 if patient else LONGEST_REST)]
         if outcome.code == MARKET_CLOSED:
             rest = MARKET_CLOSED_REST_S
-        self._rest[key, type(step)] = Rest(self._clock.monotonic() + rest, aim, times)
+        self._rest[key, type(step)] = Rest(self._clock.monotonic() + rest, aim, times, outcome.verdict is Verdict.DONE)
 
     # -- telling
 

@@ -216,13 +216,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "stops not followed",
-        (
-            (
-                "plan.py",
-                "if position is not None and (known.netting or (position.sl, position.tp) != (sl, tp)):",
-                "if False:",
-            ),
-        ),
+        (("plan.py", "if not is_set and not waits:", "if False:"),),
         "Stop loss and take profit of a copy are its master's.",
         seed=4,
     ),

@@ -50,7 +50,7 @@ class FakeMt5:
         self.symbol = SimpleNamespace(
             name="EURUSD", select=True, visible=True, point=1e-05, digits=5, trade_tick_size=1e-05,
             trade_contract_size=100000.0, volume_min=0.01, volume_max=100.0, volume_step=0.01, trade_stops_level=0,
-            trade_mode=4, expiration_mode=15, filling_mode=3, trade_exemode=2,
+            trade_freeze_level=0, trade_mode=4, expiration_mode=15, filling_mode=3, trade_exemode=2,
         )  # fmt: skip
         self.quote = SimpleNamespace(bid=1.1, ask=1.1001, time_msc=1_790_010_800_000)
         self.answers: dict[str, Any] = {

@@ -137,6 +137,11 @@ EDGES: list[tuple[str, dict[str, Any], Reason | None]] = [
     ("slippage of a sell at its limit", {"symbol": at("1.09950", "1.09960"), "trade": SELL}, None),
     ("slippage of a sell above it", {"symbol": at("1.09949", "1.09959"), "trade": SELL}, Reason.SLIPPAGE),
     ("a price for a pending order far away", {"trade": PENDING}, None),
+    ("a stop loss a point from the price", {"trade": replace(TRADE, sl=D("1.09999"))}, None),
+    ("a stop loss that is reached", {"trade": replace(TRADE, sl=D("1.10000"))}, Reason.STOP_PASSED),
+    ("a take profit that is reached", {"trade": replace(SELL, tp=D("1.10010"))}, Reason.STOP_PASSED),
+    ("a stop loss of a pending order", {"trade": replace(PENDING, sl=D("1.04999"))}, None),
+    ("a stop loss at its own price", {"trade": replace(PENDING, sl=D("1.05"))}, Reason.STOP_PASSED),
     ("one trade below the limit", {"exposure": Exposure(4)}, None),
     ("as many trades as allowed", {"exposure": Exposure(5)}, Reason.EXPOSURE_TRADES),
     ("lots to the limit", {"exposure": Exposure(1, D("9.90"))}, None),
@@ -298,7 +303,9 @@ def test_the_stricter_of_two_states_holds() -> None:
         assert stricter(one, Copying.ON) is one
 
 
-@pytest.mark.parametrize("module", ["safety", "signals", "plan", "copies", "mirror", "account", "clocks", "names"])
+@pytest.mark.parametrize(
+    "module", ["safety", "signals", "plan", "copies", "mirror", "account", "clocks", "names", "stops"]
+)
 def test_the_modules_that_decide_have_no_clock_socket_terminal_or_database(module: str) -> None:
     allowed = {
         *(
@@ -313,7 +320,7 @@ def test_the_modules_that_decide_have_no_clock_socket_terminal_or_database(modul
             "hashlib",
             "functools",
         ),
-        *("safety", "signals", "copies", "mirror", "account", "clocks", "names", "legs", "netting"),
+        *("safety", "signals", "copies", "mirror", "account", "clocks", "names", "legs", "netting", "stops"),
     }
     tree = ast.parse((Path(__file__).parent.parent / f"{module}.py").read_text("utf-8"))
     imported = set()

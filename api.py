@@ -7,25 +7,28 @@ anything happens; what is stored is in `db.py`, what followers are told in `hub.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
-import ipaddress
 import json
 import logging
 import re
+import secrets
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Response, g, request
 from flask_sock import Sock
 from simple_websocket.errors import SimpleWebsocketError
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
 from wsproto.utilities import RemoteProtocolError
 
-from auth import PASSWORD, Busy, Passwords, Throttle, Token, Tokens
+from auth import HASH_METHOD, PASSWORD, Brake, Busy, Passwords, Token, Tokens, TooFast, network_of
 from bodies import (
     ACCOUNT,
     BOOK_LIMIT,
@@ -44,6 +47,7 @@ from bodies import (
     reported_trade,
     within,
 )
+from config import is_loopback
 from db import ANY_SESSION, LastAdmin, NameTaken, Store, Unavailable
 from hub import TRY_LATER, VERSION, Connection, Hub, change_message, view_of
 from records import Clock, Outcome, Post, Role, User
@@ -70,7 +74,7 @@ from signals import (
     trade_from_sender,
     whole,
 )
-from webserver import GIVE_SOCKET_TO
+from webserver import GIVE_SOCKET_TO, SECURITY_HEADERS
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +104,11 @@ class Settings:
     secret: bytes = field(repr=False)  # signs the tokens
     registration: Registration = Registration.OPEN
     token_seconds: float = 3600.0
+    local: bool = True  # nobody but programs on this computer reaches the server, not even through a proxy
+    behind_proxy: bool = False  # what the proxy says about addresses is believed
+    websockets_per_address: int = 100
+    most_websockets: int = 10_000
+    hash_method: str = HASH_METHOD  # for trials that log in thousands of times
 
 
 class Adopter(Protocol):
@@ -128,13 +137,13 @@ Reply = tuple[int, dict[str, Any]]
 class Api:
     """The routes' handlers: each is given the caller and what the request says, and gives status and answer."""
 
-    def __init__(self, store: Store, hub: Hub, settings: Settings, clock: Clock) -> None:
+    def __init__(self, store: Store, hub: Hub, settings: Settings) -> None:
         self._store = store
         self._hub = hub
         self._settings = settings
-        self._passwords = Passwords()
+        self._passwords = Passwords(settings.hash_method)
         self._tokens = Tokens(settings.secret, store, settings.token_seconds)
-        self._throttle = Throttle(clock)
+        self._brake = Brake(store)
         self.answered: Counter[int] = Counter()  # requests by status
 
     # --- who is calling ----------------------------------------------------------------------------------------------
@@ -159,25 +168,31 @@ class Api:
 
     def log_in(self, _caller: User | None, body: dict[str, Any]) -> Reply:
         found = read_fields(body, {"username": LOGIN_TEXT, "password": LOGIN_TEXT})
-        username, address = found["username"], request.remote_addr or ""
-        wait = self._throttle.wait_s(username, address)
-        if wait > 0:
-            raise Refused(429, "too_many_attempts", "too many wrong passwords: wait", retry_after=wait)
-        self._throttle.failed(username, address)  # before the slow part, so that attempts side by side all count
+        username, password, address = found["username"], found["password"], request.remote_addr or ""
+        attempt = self._brake.log_in(username, address)  # before the slow part
         user = self._store.user_named(username)
-        if not self._passwords.fits(user, found["password"]) or user is None:
-            log.warning("log-in of %r from %s refused", username, address)
+        try:
+            fits = self._passwords.fits(user, password)
+            renewed = self._passwords.hashed(password) if fits and user and self._passwords.is_outdated(user) else None
+        except Busy:
+            self._brake.undone(attempt)
+            raise
+        if not fits or user is None:
+            log.warning("log-in of %s from %s refused", user.username if user else "an unknown user", address)
             raise Refused(401, "wrong_credentials", "wrong user name or password")
-        self._throttle.succeeded(username, address)
+        self._brake.succeeded(attempt, username, address)
+        if renewed is not None:
+            self._store.renew_hash(user, renewed)
         if not user.active:
             raise Refused(403, "inactive", "this account is not active: an administrator has to activate it")
         if user.expires_at is not None and user.expires_at <= self._store.now_ms():
             raise Refused(403, "expired", "this account has expired")
         g.caller = user
+        seconds = self._tokens.drawn_life()
         return 200, {
-            "access_token": self._tokens.issue(user),
+            "access_token": self._tokens.issue(user, seconds),
             "token_type": "bearer",
-            "expires_in": int(self._tokens.seconds),
+            "expires_in": int(seconds),
             "role": user.role,
         }
 
@@ -187,6 +202,7 @@ class Api:
         if self._settings.registration is Registration.CLOSED:
             raise Refused(403, "registration_closed", "accounts are made by the administrator")
         found = read_fields(body, {"username": USERNAME, "password": PASSWORD})
+        self._brake.register(found["username"], request.remote_addr or "")
         active = self._settings.registration is Registration.OPEN
         user = self._add_user(found["username"], found["password"], Role.CLIENT, active)
         waiting = {} if active else {"active": False}
@@ -199,6 +215,7 @@ class Api:
         return 201, {"id": user.id, "username": user.username, "role": user.role}
 
     def _add_user(self, username: str, password: str, role: Role, active: bool) -> User:
+        _refuse_own_name(username, password)
         try:
             if self._store.user_named(username):  # before the slow hash
                 raise NameTaken(username)
@@ -218,6 +235,7 @@ class Api:
         if self._store.user_named(username) is None:
             raise Refused(404, "unknown_user", "there is no such user")
         if "password" in found:
+            _refuse_own_name(username, found["password"])
             found["password"] = self._passwords.hashed(found["password"])
         if "expires_at" in found and found["expires_at"] is None:
             found["never_expires"] = True
@@ -461,9 +479,10 @@ class Api:
         """Refuse a handshake while it is still a request. The rest of it is looked at by simple-websocket."""
         g.admitted = self.caller(websocket_token(), roles)
         g.caller = g.admitted[0]
-        origin = request.headers.get("Origin")
-        if origin is not None and origin.partition("://")[2].lower() != request.host.lower():
-            raise Refused(403, "foreign_origin", "pages of other sites may not connect")
+        if self._hub.connected_from(network_of(request.remote_addr or "")) >= self._settings.websockets_per_address:
+            raise Refused(429, "too_many_connections", "too many connections from this address", retry_after=5)
+        if self._hub.connected >= self._settings.most_websockets:
+            raise Refused(503, "full", "the server has as many connections as it may have", retry_after=5)
         if not _is_websocket_key(request.headers.get("Sec-WebSocket-Key", "")):
             raise Refused(400, "bad_handshake", "Sec-WebSocket-Key is not 16 bytes in base64")
         # simple-websocket would agree to compression, and each follower would then need frames of its own.
@@ -472,17 +491,23 @@ class Api:
     def follow(self, sockets: Adopter) -> None:
         """Have the socket, which has been upgraded, given to the thread that owns them all."""
         user, token = g.admitted
-        peer = f"{request.remote_addr}:{request.environ['REMOTE_PORT']}"
+        address = request.remote_addr or ""
+        peer = f"{address}:{request.environ['REMOTE_PORT']}"
 
         def adopt(sock: socket.socket, early: bytes) -> None:
             connection = sockets.adopt(sock, peer, early, self._hub)
             try:
-                self._hub.join(connection, user, token.expires_at)
+                self._hub.join(connection, user, token.expires_at, network_of(address))
             except Unavailable as error:
                 log.error("%s", error)
                 connection.close(TRY_LATER, "the database does not answer")
 
         request.environ[GIVE_SOCKET_TO](adopt)
+
+
+def _refuse_own_name(username: str, password: str) -> None:
+    if password.lower() == username.lower():
+        raise BadField("password", "must not be the user name")
 
 
 def _public(user: User, connected: Mapping[str, int]) -> dict[str, Any]:
@@ -538,10 +563,18 @@ def from_loopback() -> bool:
     """Whether the caller is a program on this computer, and not somebody behind a proxy on it."""
     if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
         return False
-    try:
-        return ipaddress.ip_address(request.remote_addr or "").is_loopback
-    except ValueError:
-        return False
+    return is_loopback(request.remote_addr or "")
+
+
+def refuse_foreign_pages(local: bool) -> None:
+    """A browser says whose page it is that asks. Pages of other sites may not, nor, on a server for this computer only,
+    one whose site's name was made to lead here (DNS rebinding)."""
+    origin = request.headers.get("Origin")
+    if origin is None:  # no browser, or a page that may not read the answer and has no token
+        return
+    site = origin.partition("://")[2].lower()
+    if site != request.host.lower() or (local and not is_loopback(urlsplit(f"//{site}").hostname or "")):
+        raise Refused(403, "foreign_origin", "pages of other sites may not use this server")
 
 
 def query(checks: Mapping[str, Check]) -> dict[str, Any]:
@@ -631,7 +664,7 @@ def create_app(store: Store, hub: Hub, settings: Settings, clock: Clock, sockets
     app = Flask(__name__, static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    api = Api(store, hub, settings, clock)
+    api = Api(store, hub, settings)
     app.extensions["api"] = api
     for route in ROUTES:
         app.add_url_rule(
@@ -647,7 +680,10 @@ def create_app(store: Store, hub: Hub, settings: Settings, clock: Clock, sockets
     app.config["SOCK_SERVER_OPTIONS"] = {"subprotocols": [SUBPROTOCOL], "thread_class": NoThread}
     refuse_unlisted(app)
     _log_requests(app, api, clock)
+    app.before_request(functools.partial(refuse_foreign_pages, settings.local))
     _answer_errors(app)
+    if settings.behind_proxy:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=0, x_host=0)  # type: ignore[method-assign]
     return app
 
 
@@ -714,8 +750,8 @@ def _log_requests(app: Flask, api: Api, clock: Clock) -> None:
 
     @app.after_request
     def ended(response: Response) -> Response:
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Cache-Control"] = "no-store"
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
         if "upgraded" in g:
             response.status_code = 101  # flask-sock's own answer, 200, is not sent
         api.answered[response.status_code] += 1
@@ -759,6 +795,10 @@ def _answer_errors(app: Flask) -> None:
         answer.headers["Retry-After"] = "1"
         return answer
 
+    @app.errorhandler(TooFast)
+    def too_fast(error: TooFast) -> Response:
+        return refused(Refused(429, "too_many_attempts", "too many attempts: wait", retry_after=error.wait_s))
+
     @app.errorhandler(Busy)
     def busy(_error: Busy) -> Response:
         return refused(Refused(429, "busy", "too many log-ins at once, try again", retry_after=2))
@@ -775,5 +815,6 @@ def _answer_errors(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def bug(error: Exception) -> Response:
-        log.error("%s %s failed", request.method, request.path, exc_info=error)
-        return error_answer(500, "internal", "the server failed; the operator finds the reason in its log")
+        number = secrets.token_hex(4)
+        log.error("%s %s failed, error %s", request.method, request.path, number, exc_info=error)
+        return error_answer(500, "internal", f"the server failed; the operator finds error {number} in its log")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import ipaddress
 import os
+import random
 import re
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,33 +20,46 @@ import jwt
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from db import Store, Unusable
-from records import Clock, User
+from records import Attempted, Limit, User
 from signals import Check
 
 ALGORITHM: Final = "HS256"
 SECRET_BYTES: Final = 32
-HASH_METHOD: Final = "scrypt:32768:8:1"  # some 90 ms and 32 MiB each
+COMMON_PASSWORDS: Final = Path(__file__).resolve().parent / "common_passwords.txt"
+HASH_METHOD: Final = "scrypt:32768:8:3"  # some 260 ms and 32 MiB each
 HASHES_AT_ONCE: Final = 2
 HASH_PATIENCE_S: Final = 10.0
+SHORTEST_LIFE: Final = 0.8  # of the longest that a token lives
 
-FREE_FAILURES: Final = 5  # wrong passwords for one account from one address before the brake is felt
-LONGEST_PAUSE_S: Final = 60.0
-FAILURES_PER_ADDRESS: Final = 30  # within WINDOW_S, whatever the account
-WINDOW_S: Final = 60.0
-MOST_REMEMBERED: Final = 10_000
+WRONG_PASSWORDS: Final = (
+    Limit(5, 60, of_account=True, of_address=True),
+    Limit(30, 3600, of_account=True, of_address=True),
+    Limit(10, 60, of_account=True, spares_known=True),  # from many addresses together
+    Limit(100, 3600, of_account=True, spares_known=True),
+    Limit(30, 60, of_address=True),  # whatever the account
+    Limit(300, 3600, of_address=True),
+)
+REGISTRATIONS: Final = (Limit(10, 3600, of_address=True), Limit(100, 3600))
 
 
 def password(value: Any) -> str:
-    """A check for `signals.read_fields`: 8 to 128 characters."""
+    """A check for `signals.read_fields`: 8 to 128 characters, and not one of those that everybody tries first."""
     if type(value) is not str or not 8 <= len(value) <= 128 or re.search("[\ud800-\udfff]", value):
         raise ValueError("must be 8 to 128 characters")
+    if value.lower() in common_passwords():
+        raise ValueError("must not be one of the most common passwords")
     return value
 
 
 @functools.cache
+def common_passwords() -> frozenset[str]:
+    lines = COMMON_PASSWORDS.read_text(encoding="utf-8").splitlines()
+    return frozenset(word for line in lines if not line.startswith("# ") for word in line.split())
+
+
 def nobodys_hash() -> str:
-    """Checked in place of an unknown user's, so that the answer takes the same time."""
-    return generate_password_hash(secrets.token_urlsafe(24), HASH_METHOD)
+    """That of no password; checked in place of an unknown user's, so that the answer takes the same time."""
+    return f"{HASH_METHOD}${secrets.token_urlsafe(12)}${secrets.token_hex(64)}"
 
 
 class Busy(Exception):
@@ -53,9 +69,9 @@ class Busy(Exception):
 class Passwords:
     """Makes and checks password hashes, few at a time: a flood of log-ins must leave the processor to the others."""
 
-    def __init__(self) -> None:
+    def __init__(self, method: str = HASH_METHOD) -> None:
+        self._method = method
         self._turns = threading.BoundedSemaphore(HASHES_AT_ONCE)
-        nobodys_hash()  # now, not at the first log-in of an unknown user, which would show by its time
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -69,7 +85,11 @@ class Passwords:
     def hashed(self, plain: str) -> str:
         """Raises `Busy`."""
         with self._turn():
-            return generate_password_hash(plain, HASH_METHOD)
+            return generate_password_hash(plain, self._method)
+
+    def is_outdated(self, user: User) -> bool:
+        """Whether the hash was not made with the work that is asked for today."""
+        return not user.password.startswith(self._method + "$")
 
     def fits(self, user: User | None, plain: str) -> bool:
         """Whether this is the user's password; for None it never is, after the same time. Raises `Busy`."""
@@ -96,9 +116,13 @@ class Tokens:
         self._store = store
         self.seconds = seconds
 
-    def issue(self, user: User) -> str:
+    def drawn_life(self) -> float:
+        """Seconds, drawn anew for each: users that logged in together do not all have to come back together."""
+        return self.seconds * random.uniform(SHORTEST_LIFE, 1)  # noqa: S311 - no secret
+
+    def issue(self, user: User, seconds: float | None = None) -> str:
         now = self._store.now_ms() / 1000
-        claims = {"sub": str(user.id), "tv": user.token_version, "iat": now, "exp": now + self.seconds}
+        claims = {"sub": str(user.id), "tv": user.token_version, "iat": now, "exp": now + (seconds or self.seconds)}
         return jwt.encode(claims, self._secret, ALGORITHM)
 
     def read(self, token: str) -> Token | None:
@@ -144,64 +168,64 @@ def _write_secret(path: Path) -> None:
     os.replace(unfinished, path)
 
 
-@dataclass(slots=True)
-class _Failures:
-    count: int = 0
-    last: float = 0.0  # monotonic
+# --- the brake -------------------------------------------------------------------------------------------------------
 
 
-class Throttle:
-    """Slows guessing down: for one account from one address, and for one address over all accounts.
+class TooFast(Exception):
+    """Tried too often; `wait_s` until the next attempt is looked at."""
 
-    Nobody is locked out for good, and guessing from one address does not keep the rightful user out at another.
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(f"wait {wait_s:.0f} s")
+        self.wait_s = wait_s
+
+
+def network_of(address: str) -> str:
+    """Whom an address stands for: of IPv6 the first half, because the other half is chosen by whoever has it."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))
+    return str(found)
+
+
+class Brake:
+    """Slows guessing and registering down, before the slow work is done.
+
+    Nobody is locked out for good, and guessing does not keep the rightful user out at an address from which he has
+    logged in before. What is counted is in the database: a restart gives no new attempts.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._accounts: dict[tuple[str, str], _Failures] = {}
-        self._addresses: dict[str, _Failures] = {}
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
-    def wait_s(self, username: str, address: str) -> float:
-        """Seconds until the next attempt is looked at; 0 = now."""
-        now = self._clock.monotonic()
-        with self._lock:
-            account = self._accounts.get((username.lower(), address), _Failures())
-            pause = (
-                min(LONGEST_PAUSE_S, 2.0 ** (account.count - FREE_FAILURES)) if account.count >= FREE_FAILURES else 0
-            )
-            wait = account.last + pause - now
-            of_address = self._addresses.get(address, _Failures())
-            if of_address.count >= FAILURES_PER_ADDRESS:
-                wait = max(wait, of_address.last + WINDOW_S - now)
-            return max(0.0, wait)
+    def log_in(self, username: str, address: str) -> int:
+        """Count an attempt as failed, so that attempts side by side all count; its number. Raises `TooFast`."""
+        return self._attempt(Attempted.LOG_IN, _account(username), address, WRONG_PASSWORDS)
 
-    def failed(self, username: str, address: str) -> None:
-        now = self._clock.monotonic()
-        with self._lock:
-            self._forget_old(now)
-            account = self._accounts.setdefault((username.lower(), address), _Failures())
-            account.count, account.last = min(account.count + 1, FREE_FAILURES + 10), now
-            of_address = self._addresses.setdefault(address, _Failures(0, now))
-            if now - of_address.last >= WINDOW_S:
-                of_address.count, of_address.last = 0, now
-            of_address.count += 1
+    def register(self, username: str, address: str) -> int:
+        """Count a registration; its number. Raises `TooFast`."""
+        return self._attempt(Attempted.REGISTER, _account(username), address, REGISTRATIONS)
 
-    def succeeded(self, username: str, address: str) -> None:
-        """The attempt, counted as failed at first, was none."""
-        with self._lock:
-            self._accounts.pop((username.lower(), address), None)
-            of_address = self._addresses.get(address)
-            if of_address is not None and of_address.count > 0:
-                of_address.count -= 1
+    def _attempt(self, what: Attempted, account: str, address: str, limits: Sequence[Limit]) -> int:
+        number, wait_ms = self._store.attempt(what, account, network_of(address), limits)
+        if number is None:
+            raise TooFast(wait_ms / 1000)
+        return number
 
-    def _forget_old(self, now: float) -> None:
-        if len(self._accounts) + len(self._addresses) < MOST_REMEMBERED:
-            return
-        self._accounts = {k: v for k, v in self._accounts.items() if now - v.last < LONGEST_PAUSE_S}
-        self._addresses = {k: v for k, v in self._addresses.items() if now - v.last < WINDOW_S}
-        if len(self._accounts) + len(self._addresses) >= MOST_REMEMBERED:
-            self._accounts.clear()  # a flood of made-up names: the brake on addresses remains
+    def succeeded(self, attempt: int, username: str, address: str) -> None:
+        """The attempt, counted as failed at first, was none; the address is known from now on."""
+        self._store.attempt_succeeded(attempt, _account(username), network_of(address))
+
+    def undone(self, attempt: int) -> None:
+        """The attempt was not looked at."""
+        self._store.forget_attempt(attempt)
+
+
+def _account(username: str) -> str:
+    """How the database names an account that somebody tries: people type their passwords where the name belongs."""
+    return hashlib.sha256(username.lower().encode()).hexdigest()[:32]
 
 
 PASSWORD: Final[Check] = password

@@ -25,8 +25,10 @@ from typing import IO, Any, Final
 from onelock import Locked, lock
 from records import (
     NO_CONFIG,
+    Attempted,
     Clock,
     Entry,
+    Limit,
     Master,
     Outcome,
     Post,
@@ -35,6 +37,7 @@ from records import (
     User,
     UserConfig,
     refusal,
+    wrong_field,
 )
 from safety import Copying
 from signals import (
@@ -65,6 +68,8 @@ OFFLINE_AFTER_MS: Final = 15_000  # a master whose sender has not reported its b
 CHECKED_WHOLE: Final = 64 << 20
 CHECKED_TABLES: Final = ("state", "starts", "users", "configs", "senders", "trades")
 ANY_SESSION: Final = ""  # begin a session whatever was before
+ATTEMPTS_KEPT_MS: Final = 3_600_000  # no limit of `auth.py` looks further back
+ADDRESSES_KEPT_MS: Final = 90 * 86_400_000
 STARTS_KEPT: Final = 20  # a follower that was away for more of them waits for the masters' next report
 SCHEMA_FILE: Final = Path(__file__).resolve().parent / "schema.sql"
 
@@ -191,6 +196,26 @@ class Store:
             f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
         log.info("database: %s created", self.path)
+
+    def back_up(self, path: str | os.PathLike[str]) -> None:
+        """Write the database as it is now into a file that is not there yet. Raises `Unusable`."""
+        copy = Path(path)
+        try:
+            copy.touch(mode=0o600, exist_ok=False)
+        except OSError as error:
+            raise Unusable(f"{copy} cannot be made: {error.strerror}") from error
+        try:
+            with self._lock, self._passing_errors():
+                self._db.execute("VACUUM INTO ?", (str(copy),))
+            with contextlib.closing(sqlite3.connect(copy)) as written:
+                found = written.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise Unusable(f"the copy {copy} is damaged ({found})")
+            with open(copy, "rb+") as file:
+                os.fsync(file.fileno())
+        except BaseException:
+            copy.unlink(missing_ok=True)
+            raise
 
     def close(self) -> None:
         """Later calls raise `Unavailable`."""
@@ -338,6 +363,62 @@ class Store:
         log.info("database: user %s changed: %s", user.username, ", ".join(filter(None, said)))
         return changed
 
+    def renew_hash(self, user: User, password: str) -> None:
+        """Store another hash of the same password: nothing ends by it."""
+        with self._writing():
+            self._db.execute(
+                "UPDATE users SET password = ? WHERE id = ? AND password = ?", (password, user.id, user.password)
+            )
+
+    # --- the brake on guessing ---------------------------------------------------------------------------------------
+
+    def attempt(
+        self, what: Attempted, account: str, address: str, limits: Sequence[Limit]
+    ) -> tuple[int, int] | tuple[None, int]:
+        """Count an attempt, if the limits allow one now: its number, or None and the ms to wait."""
+        with self._writing() as now:
+            known = self._one("SELECT 1 FROM known_addresses WHERE account = ? AND address = ?", account, address)
+            wait = 0
+            for limit in limits:
+                if limit.spares_known and known:
+                    continue
+                conditions: dict[str, Any] = {"what = ?": what, "at > ?": now - limit.seconds * 1000}
+                if limit.of_account:
+                    conditions["account = ?"] = account
+                if limit.of_address:
+                    conditions["address = ?"] = address
+                oldest = self._one(
+                    f"SELECT at FROM attempts WHERE {' AND '.join(conditions)} "  # noqa: S608 - words of our own
+                    "ORDER BY at DESC LIMIT 1 OFFSET ?",
+                    *conditions.values(),
+                    limit.most - 1,
+                )
+                if oldest is not None:
+                    wait = max(wait, oldest["at"] + limit.seconds * 1000 - now)
+            if wait:
+                return None, wait
+            self._db.execute("DELETE FROM attempts WHERE at <= ?", (now - ATTEMPTS_KEPT_MS,))
+            cursor = self._db.execute(
+                "INSERT INTO attempts (at, what, account, address) VALUES (?, ?, ?, ?)", (now, what, account, address)
+            )
+            number = cursor.lastrowid
+        assert number is not None  # noqa: S101 - an INSERT has just been made
+        return number, 0
+
+    def forget_attempt(self, number: int) -> None:
+        with self._writing():
+            self._db.execute("DELETE FROM attempts WHERE number = ?", (number,))
+
+    def attempt_succeeded(self, number: int, account: str, address: str) -> None:
+        with self._writing() as now:
+            self._db.execute("DELETE FROM attempts WHERE number = ?", (number,))
+            self._db.execute("DELETE FROM known_addresses WHERE seen_at <= ?", (now - ADDRESSES_KEPT_MS,))
+            self._db.execute(
+                """INSERT INTO known_addresses (account, address, seen_at) VALUES (?, ?, ?)
+                   ON CONFLICT (account, address) DO UPDATE SET seen_at = excluded.seen_at""",
+                (account, address, now),
+            )
+
     # --- settings of users -------------------------------------------------------------------------------------------
 
     def config_of(self, user_id: int) -> UserConfig:
@@ -434,7 +515,7 @@ class Store:
             if in_book or (post.session is None and self._ever_known(master, ticket, kind)):
                 return self._duplicate(master, ticket, kind, delivered=0)
             if ticket >= FIRST_SERVER_TICKET:
-                return refusal(422, "ticket", f"ticket: those from {FIRST_SERVER_TICKET} on are given by the server")
+                return wrong_field("ticket", f"those from {FIRST_SERVER_TICKET} on are given by the server")
         else:
             ticket = self._new_ticket(now)
         opened_at = 0 if age_ms is None else max(1, now - age_ms)
@@ -513,7 +594,7 @@ class Store:
         elif remaining is None:
             remaining = NOTHING
         if remaining > known.volume:
-            return refusal(422, "remaining", f"remaining: the trade has only {known.volume} lots")
+            return wrong_field("remaining", f"the trade has only {known.volume} lots")
         if remaining == known.volume:
             return self._duplicate(master, ticket, known.kind, delivered=0, remaining=remaining)
         trade = replace(known, volume=remaining) if remaining else known
@@ -618,7 +699,7 @@ class Store:
         if known is None:
             return None
         if known["fingerprint"] != post.fingerprint:
-            return refusal(422, "idempotency_key", "Idempotency-Key: this key has been used for something else")
+            return wrong_field("Idempotency-Key", "this key has been used for something else")
         return Outcome(known["status"], decode(known["answer"]))
 
     def _keep(self, master: User, post: Post, now: int, outcome: Outcome) -> Outcome:

@@ -30,6 +30,7 @@ VERSION: Final = "0.1.0"
 MOST_LOTS: Final = Decimal(1_000_000)
 HEARTBEAT_S: Final = 5.0  # quiet after which a group hears which number it should have reached
 STEP_S: Final = 0.5  # between two looks at expired tokens, silent masters and quiet groups
+MOST_OF_USER: Final = 10  # connections of one master or admin; of a client there is one
 MESSAGES_AT_ONCE: Final = 20  # a connection may send this many at once ...
 MESSAGES_PER_S: Final = 1.0  # ... and this many in the long run
 
@@ -81,6 +82,7 @@ class Member:
     token_expires_at: int  # UTC ms
     view: View
     wants_book: bool = False
+    address: str = ""  # whom it comes from, for the limit of connections
     budget: float = MESSAGES_AT_ONCE
     budget_at: float = 0.0
 
@@ -127,9 +129,10 @@ class Hub:
         # Held from before a change is stored until every connection has it; also while somebody joins. Taken before
         # `_list` when both are needed.
         self._publishing = threading.RLock()
-        self._list = threading.RLock()  # guards the three below, never held while the database works
+        self._list = threading.RLock()  # guards the four below, never held while the database works
         self._members: dict[Connection, Member] = {}
         self._of_user: dict[int, list[Member]] = {}  # the same, by the user's id
+        self._addresses: Counter[str] = Counter()  # how many of them come from each
         self._groups: dict[View, Group] = {}
         self._books: dict[View, str] = {}  # the data of the book message, as long as nothing has changed
         self._masters = {master.name: master.online for master in store.masters()}  # as last told
@@ -190,25 +193,28 @@ class Hub:
 
     # --- coming and going --------------------------------------------------------------------------------------------
 
-    def join(self, connection: Connection, user: User, token_expires_at: int) -> None:
+    def join(self, connection: Connection, user: User, token_expires_at: int, address: str = "") -> None:
         """Take in a connection whose token was good for `user` as given: it gets the book, then its settings, then
-        every change that it may see. A client's older connection is closed. Raises `Unavailable`."""
+        every change that it may see. What the user has too many of, a client more than one, is closed, the oldest
+        first. Raises `Unavailable`."""
         with self._publishing:
             now = self._store.user(user.id)
             if now is None or not self._still_good(now, user):
                 connection.close(FORBIDDEN, "the account was changed")
                 return
             view = view_of(now, self._store)
-            member = Member(connection, now, token_expires_at, view, budget_at=self._clock.monotonic())
+            member = Member(connection, now, token_expires_at, view, address=address, budget_at=self._clock.monotonic())
             book, config, seq = self._book_frame(view), self._config_frame(now), self._store.last_seq()
             with self._list:
-                if now.role is Role.CLIENT:
-                    for older in self._members_of(now.id):
-                        self._end(older, TAKEN_OVER, "another connection of this user took over")
+                most_others = 0 if now.role is Role.CLIENT else MOST_OF_USER - 1
+                others = self._members_of(now.id)
+                for older in others[: max(0, len(others) - most_others)]:
+                    self._end(older, TAKEN_OVER, "another connection of this user took over")
                 connection.send_frame(book)
                 connection.send_frame(config)
                 self._members[connection] = member
                 self._of_user.setdefault(now.id, []).append(member)
+                self._addresses[address] += 1
                 self._enter(member, seq)
                 connected = len(self._members)
         log.info(
@@ -270,6 +276,9 @@ class Hub:
         if not of_user:
             del self._of_user[member.user.id]
         self._leave_group(member)
+        self._addresses[member.address] -= 1
+        if not self._addresses[member.address]:
+            del self._addresses[member.address]
         self.closed[code] += 1
         log.info(
             "websocket: %s disconnected from %s: %d %s, %d connected",
@@ -453,6 +462,13 @@ class Hub:
         self._wake.set()
 
     # --- for the dashboard and the metrics ---------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> int:
+        return len(self._members)
+
+    def connected_from(self, address: str) -> int:
+        return self._addresses[address]
 
     def connected_by_role(self) -> dict[str, int]:
         with self._list:

@@ -138,3 +138,26 @@ class Outcome:
 
 def refusal(status: int, code: str, message: str) -> Outcome:
     return Outcome(status, {"error": {"code": code, "message": message}})
+
+
+def wrong_field(field: str, problem: str) -> Outcome:
+    """A field that only what is stored shows to be wrong; answered like those that are wrong by themselves."""
+    return Outcome(422, {"error": {"code": "bad_field", "message": f"{field}: {problem}", "field": field}})
+
+
+class Attempted(StrEnum):
+    """What is counted, so that nobody does too much of it."""
+
+    LOG_IN = "log_in"
+    REGISTER = "register"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most so many attempts within so many seconds: for one account, from one address, both, or over all."""
+
+    most: int
+    seconds: int
+    of_account: bool = False
+    of_address: bool = False
+    spares_known: bool = False  # does not hold for addresses from which the account's user has logged in before

@@ -31,6 +31,26 @@ CREATE TABLE users (
     expires_at    INTEGER                       -- NULL = never
 ) STRICT;
 
+-- Log-ins that failed or are being looked at, and registrations, of the last hour: what the brake on guessing counts.
+CREATE TABLE attempts (
+    number  INTEGER PRIMARY KEY AUTOINCREMENT,
+    at      INTEGER NOT NULL,
+    what    TEXT NOT NULL CHECK (what IN ('log_in', 'register')),
+    account TEXT NOT NULL,                      -- hash of the name that was given: it may be a mistyped password
+    address TEXT NOT NULL
+) STRICT;
+CREATE INDEX attempts_in_time ON attempts (what, at);
+CREATE INDEX attempts_for_an_account ON attempts (what, account, at);
+CREATE INDEX attempts_from_an_address ON attempts (what, address, at);
+
+-- Where users have logged in from: guessing from elsewhere does not keep them out there.
+CREATE TABLE known_addresses (
+    account TEXT NOT NULL,                      -- as above
+    address TEXT NOT NULL,
+    seen_at INTEGER NOT NULL,
+    PRIMARY KEY (account, address)
+) STRICT, WITHOUT ROWID;
+
 -- What a user has set up on the server. No row = the defaults.
 CREATE TABLE configs (
     user_id    INTEGER PRIMARY KEY REFERENCES users (id),

@@ -4,6 +4,7 @@ python server.py                            serve
 python server.py adduser NAME --role master make a user
 python server.py passwd NAME                give a user another password
 python server.py users                      list the users
+python server.py backup FILE                write a copy of the database, also while the server runs
 
 It never trades, and it never sends what it has not stored. The answers are in `api.py`, the memory in `db.py`, the
 connected followers in `hub.py`, the sockets in `webserver.py` and `wire.py`.
@@ -14,9 +15,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import getpass
-import ipaddress
 import logging
 import os
+import re
 import secrets
 import signal
 import ssl
@@ -25,24 +26,35 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from api import Registration, Settings, create_app
-from auth import PASSWORD, Passwords, read_secret
+from auth import PASSWORD, Passwords, network_of, read_secret
+from config import is_loopback
 from db import NameTaken, Store, Unavailable, Unusable, hold
 from hub import VERSION, Hub
 from records import Role
 from signals import USERNAME
-from webserver import CannotListen, WebServer
+from webserver import MOST_CONNECTIONS, MOST_FROM_ADDRESS, CannotListen, WebServer
 from wire import SocketThreads
 
 __all__ = ["Settings", "create_app", "main"]
+
+if sys.platform != "win32":
+    import resource
 
 log = logging.getLogger(__name__)
 
 ADMIN_PASSWORD = "AIBOT_ADMIN_PASSWORD"  # noqa: S105 - the name of a variable
 USER_PASSWORD = "AIBOT_USER_PASSWORD"  # noqa: S105
 WRONG_USE = 2
+MOST_WEBSOCKETS: Final = 10_000
+FILES_OF_OURS: Final = 64
+SECRETS: Final = re.compile(
+    r"eyJ[\w-]{8,}\.[\w-]*\.[\w-]*"  # a token
+    r"|(?P<name>(?i:bearer\s+|\"?(?:password|access_token|authorization)\"?\s*[:=]\s*\"?(?:bearer\s+)?))"
+    r"(?:[^\"&\s][^\"&]*)"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,9 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     set_up_logging(options.quiet or options.command is not None, options.verbose)
     try:
-        return {"adduser": add_user, "passwd": change_password, "users": list_users, None: serve}[options.command](
-            options
-        )
+        return {
+            "adduser": add_user,
+            "passwd": change_password,
+            "users": list_users,
+            "backup": back_up,
+            None: serve,
+        }[options.command](options)
     except (Unusable, Unavailable) as error:
         print(f"server: {error}", file=sys.stderr)
         return 1
@@ -80,6 +96,18 @@ def parser() -> argparse.ArgumentParser:
     main_parser.add_argument("--token-minutes", type=float, default=60.0, help="life of a token (default: %(default)s)")
     main_parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain (PEM), to speak https and wss")
     main_parser.add_argument("--tls-key", metavar="FILE", help="its private key (PEM)")
+    main_parser.add_argument(
+        "--behind-proxy",
+        action="store_true",
+        help="a proxy on this computer passes requests on and says in X-Forwarded-For from whom they come",
+    )
+    main_parser.add_argument(
+        "--per-address",
+        type=int,
+        metavar="N",
+        default=MOST_FROM_ADDRESS,
+        help="connections, and WebSockets, that one address may hold (default: %(default)s)",
+    )
     main_parser.add_argument("--quiet", action="store_true", help="show warnings and errors only")
     main_parser.add_argument("--verbose", action="store_true", help="show everything, heartbeats too")
     commands = main_parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -89,6 +117,8 @@ def parser() -> argparse.ArgumentParser:
     changing = commands.add_parser("passwd", parents=[common], help="give a user another password")
     changing.add_argument("name")
     commands.add_parser("users", parents=[common], help="list the users")
+    backing_up = commands.add_parser("backup", parents=[common], help="write a copy of the database")
+    backing_up.add_argument("file", help="a file that is not there yet")
     return main_parser
 
 
@@ -100,13 +130,26 @@ def port(value: str) -> int:
 
 
 class OneLine(logging.Formatter):
-    """What happened on one line; control characters, which could forge another line, are escaped."""
+    """What happened on one line, in UTC.
 
-    default_msec_format = "%s.%03d"
+    Control characters, which could forge another line, are escaped, and what looks like a token or a password is not
+    shown, whoever put it there.
+    """
+
+    converter = staticmethod(time.gmtime)
+    default_msec_format = "%s.%03dZ"
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in record.message)
+        record.message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in redacted(record.message))
         return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        lines = redacted(super().formatException(ei)).splitlines()
+        return "\n".join("  | " + line for line in lines)  # none of which can be taken for a line of the log
+
+
+def redacted(text: str) -> str:
+    return SECRETS.sub(lambda found: (found["name"] or "") + "[hidden]", text)
 
 
 def set_up_logging(quiet: bool, verbose: bool) -> None:
@@ -123,7 +166,10 @@ def serve(options: argparse.Namespace) -> int:
     """Everything in place, then requests until Ctrl-C or a thread that failed; taken down in reverse."""
     database = Path(options.database)
     tls = tls_context(options.tls_cert, options.tls_key)
-    registration = options.registration or default_registration(options.host)
+    local = is_loopback(options.host) and not options.behind_proxy
+    if options.behind_proxy and not is_loopback(options.host):
+        raise Unusable("--behind-proxy needs a --host on this computer: others could say what they like in its place")
+    registration = options.registration or (Registration.OPEN if local else Registration.APPROVAL)
     failed = threading.Event()
     with contextlib.ExitStack() as taken_down:
         taken_down.enter_context(hold(database.with_name(database.name + ".lock")))
@@ -137,9 +183,21 @@ def serve(options: argparse.Namespace) -> int:
             server.shutdown()
 
         sockets = SocketThreads(time, thread_failed)
-        app = create_app(store, hub, Settings(secret, registration, options.token_minutes * 60), time, sockets)
+        settings = Settings(
+            secret,
+            registration,
+            options.token_minutes * 60,
+            local=local,
+            behind_proxy=options.behind_proxy,
+            websockets_per_address=options.per_address,
+            most_websockets=most_websockets(),
+        )
+        app = create_app(store, hub, settings, time, sockets)
+        most_from_address = None if options.behind_proxy else options.per_address
         try:
-            server = WebServer(options.host, options.port, app, tls)
+            server = WebServer(
+                options.host, options.port, app, tls, most_from_address=most_from_address, address_group=network_of
+            )
         except CannotListen as error:
             raise Unusable(f"cannot listen on {options.host} port {options.port}: {error}") from error
         taken_down.callback(server.server_close)
@@ -181,15 +239,19 @@ def tls_context(certificate: str | None, key: str | None) -> ssl.SSLContext | No
     return context
 
 
-def default_registration(host: str) -> Registration:
-    return Registration.OPEN if is_loopback(host) else Registration.APPROVAL
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def most_websockets() -> int:
+    """How many sockets the system lets this process have, after raising that as far as it may be raised."""
+    if sys.platform == "win32":
+        return MOST_WEBSOCKETS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        soft = hard
+    else:
+        soft = max(soft, MOST_WEBSOCKETS + MOST_CONNECTIONS + FILES_OF_OURS)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(MOST_WEBSOCKETS, soft - MOST_CONNECTIONS - FILES_OF_OURS))
 
 
 def make_first_admin(store: Store) -> None:
@@ -231,6 +293,13 @@ def list_users(options: argparse.Namespace) -> int:
     with contextlib.closing(Store(options.database, time, guest=True)) as store:
         for user in store.users():
             print(f"{user.id:5}  {user.username:24} {user.role:8} {'active' if user.active else 'not active'}")
+    return 0
+
+
+def back_up(options: argparse.Namespace) -> int:
+    with contextlib.closing(Store(options.database, time, guest=True)) as store:
+        store.back_up(options.file)
+    print(f"{options.database} copied to {options.file}")
     return 0
 
 

@@ -1,13 +1,16 @@
-"""werkzeug's threaded server, made to keep its connections and to let a WebSocket's socket go.
+"""werkzeug's threaded server, made to keep its connections, to let a WebSocket's socket go, and to meet the internet.
 
 werkzeug closes every connection after one answer, which would make a sender connect anew for each trade. Here the body
 is read before the application is asked, so that nothing of it is taken for the next request; TLS begins in the
-connection's own thread, so that a silent one holds nobody up; and a socket can be given away (`GIVE_SOCKET_TO`).
+connection's own thread, so that a silent one holds nobody up; a request and its answer have a deadline, however
+busily they drip; connections are counted, and what is too much is refused at once; and a socket can be given away
+(`GIVE_SOCKET_TO`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -15,6 +18,9 @@ import socket
 import socketserver
 import ssl
 import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,11 +37,31 @@ log = logging.getLogger(__name__)
 # received beyond the request. What the application answers is then not sent.
 GIVE_SOCKET_TO: Final = "aibot.give_socket_to"
 
-REQUEST_S: Final = 15.0  # the longest silence within a request, a TLS handshake, or before the first request
+REQUEST_S: Final = 15.0  # from the connection, TLS handshake included, or the first byte to the end of a request's head
 IDLE_S: Final = 75.0  # the longest silence between two requests
+SLOWEST: Final = 20_000  # bytes a second that a body or an answer has to make after these, on the whole
 MOST_READ: Final = 2 << 20  # bytes of a body, above the limit of every route; more is refused unread
-LINGER_S: Final = 1.0  # the longest silence while reading away what follows a refused request ...
+MOST_CONNECTIONS: Final = 1000  # at once, WebSockets aside; each has a thread
+MOST_FROM_ADDRESS: Final = 100
+LINGER_S: Final = 3.0  # how long what follows a refused request is read away ...
 MOST_LINGERING: Final = 256  # ... and how many pieces of it
+
+# On every answer; the application may say otherwise.
+SECURITY_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+TOO_MANY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\n"
+    b"Content-Length: 74\r\nConnection: close\r\n\r\n"
+    b'{"error":{"code":"too_many_connections","message":"try again in a while"}}'
+)
 
 
 class CannotListen(Exception):
@@ -50,8 +76,24 @@ class WebServer(ThreadedWSGIServer):
     allow_reuse_address = sys.platform != "win32"
     allow_reuse_port = False
 
-    def __init__(self, host: str, port: int, app: WSGIApplication, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        app: WSGIApplication,
+        tls: ssl.SSLContext | None = None,
+        *,
+        most_from_address: int | None = MOST_FROM_ADDRESS,
+        address_group: Callable[[str], str] = str,
+    ) -> None:
+        """`most_from_address` None = no such limit, behind a proxy, from which all connections come; `address_group`
+        says which addresses count as one."""
         self.given_away: set[socket.socket] = set()
+        self._most_from_address = most_from_address
+        self._group = address_group
+        self._counting = threading.Lock()
+        self._connections: Counter[str] = Counter()
+        self._full = False
         super().__init__(host, port, app, RequestHandler)
         self.ssl_context = tls  # given to werkzeug, it would do the handshake in accept(), where all others wait
 
@@ -69,11 +111,57 @@ class WebServer(ThreadedWSGIServer):
         return f"{'https' if self.ssl_context else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def get_request(self) -> tuple[Any, Any]:
-        connection, address = super().get_request()
+        try:
+            connection, address = super().get_request()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # the connection stays in the queue: do not spin on it
+                log.error("no connection can be accepted: %s", error)
+                time.sleep(0.1)
+            raise
         if self.ssl_context is not None:
             # The handshake is done by the first read.
             connection = self.ssl_context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return connection, address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        group = self._group(client_address[0])
+        with self._counting:
+            too_many = self._connections.total() >= MOST_CONNECTIONS or (
+                self._most_from_address is not None and self._connections[group] >= self._most_from_address
+            )
+            if not too_many:
+                self._connections[group] += 1
+            newly_full, self._full = too_many and not self._full, too_many
+        if newly_full:
+            log.warning("connections are being refused, the first from %s: it or all have too many", client_address[0])
+        if too_many:
+            self._refuse(request)
+            return
+        try:
+            super().process_request(request, client_address)  # starts a thread
+        except BaseException:
+            self._ended(group)
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._ended(self._group(client_address[0]))
+
+    def _ended(self, group: str) -> None:
+        with self._counting:
+            self._connections[group] -= 1
+            if not self._connections[group]:
+                del self._connections[group]
+
+    def _refuse(self, request: Any) -> None:
+        """Say so and hang up, without ever waiting for anything: this is the thread that accepts."""
+        if self.ssl_context is None:
+            with contextlib.suppress(OSError):
+                request.setblocking(False)
+                request.send(TOO_MANY)
+        self.shutdown_request(request)
 
     def shutdown_request(self, request: Any) -> None:
         if request in self.given_away:
@@ -93,30 +181,64 @@ class WebServer(ThreadedWSGIServer):
         )
 
 
+class Incoming(io.RawIOBase):
+    """What comes over a connection, until a deadline; then `TimeoutError`."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._until: float | None = None  # monotonic; None = never waits
+        self._between = False
+        self.allow(REQUEST_S)
+
+    def allow(self, seconds: float, *, between_requests: bool = False) -> None:
+        """Set the deadline. The first byte of a next request sets it anew, so that idling and dripping differ."""
+        self._until, self._between = time.monotonic() + seconds, between_requests
+
+    def never_wait(self) -> None:
+        self._until = None
+        self._connection.setblocking(False)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._until is not None:
+            self._connection.settimeout(left_until(self._until))
+        try:
+            size = self._connection.recv_into(buffer)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
+        if self._between:
+            self.allow(REQUEST_S)
+        return size
+
+
+def left_until(deadline: float) -> float:
+    """Seconds left. Raises `TimeoutError`."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the time allowed is over")
+    return left
+
+
 class RequestHandler(WSGIRequestHandler):
     """One connection and the requests that come over it."""
 
     protocol_version = "HTTP/1.1"
-    timeout = REQUEST_S
     disable_nagle_algorithm = True
-    wbufsize = -1  # head and body leave together
     server: WebServer
     unread = False  # something was refused without having been read: nothing behind it can be understood
     adopt: Callable[[socket.socket, bytes], None] | None = None  # who is going to own the socket
 
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.incoming = Incoming(self.connection)
+        self.rfile = io.BufferedReader(self.incoming)
+
     def handle_one_request(self) -> None:
         super().handle_one_request()
-        if not self.close_connection:
-            self.connection.settimeout(IDLE_S)
-
-    def parse_request(self) -> bool:
-        self.connection.settimeout(REQUEST_S)
-        return super().parse_request()
-
-    def handle_expect_100(self) -> bool:
-        go_on = super().handle_expect_100()
-        self.wfile.flush()
-        return go_on
+        self.incoming.allow(IDLE_S, between_requests=True)
 
     def run_wsgi(self) -> None:
         """Put one request to the application and write its answer.
@@ -141,13 +263,19 @@ class RequestHandler(WSGIRequestHandler):
             return
         environ["wsgi.input"] = io.BytesIO(self._body(int(length)))
         environ[GIVE_SOCKET_TO] = self._give_socket_to
-        pieces, status, headers = run_wsgi_app(self.server.app, environ, buffered=True)
+        try:
+            pieces, status, headers = run_wsgi_app(self.server.app, environ, buffered=True)
+        except Exception:  # the application answers its own mistakes: this is the last resort
+            log.exception("%s %s failed outside of the application", self.command, self.path.partition("?")[0])
+            self.send_error(500, "the server failed")
+            return
         if self.adopt is None:
             self._answer(int(status[:3]), headers, b"".join(pieces))
         else:
             self._hand_over(self.adopt)
 
     def _body(self, length: int) -> bytes:
+        self.incoming.allow(REQUEST_S + length / SLOWEST)
         if length > MOST_READ:  # which is more than any route takes: it is going to be refused for its length
             self.close_connection = self.unread = True
             return b""
@@ -157,22 +285,25 @@ class RequestHandler(WSGIRequestHandler):
         return body
 
     def _answer(self, status: int, headers: Iterable[tuple[str, str]], content: bytes) -> None:
-        self.send_response_only(status)
-        self.send_header("Date", self.date_time_string())
-        for name, value in headers:  # Content-Length is among them: Flask sees to it
-            self.send_header(name, value)
+        lines = [f"HTTP/1.1 {status} {self.responses.get(status, ('',))[0]}", f"Date: {self.date_time_string()}"]
+        lines += [f"{name}: {value}" for name, value in headers]  # Content-Length is among them: Flask sees to it
         if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(content)
-        self.wfile.flush()
+            lines.append("Connection: close")
+        self._send("\r\n".join([*lines, "", ""]).encode("latin-1") + content)
+
+    def _send(self, everything: bytes) -> None:
+        rest = memoryview(everything)
+        deadline = time.monotonic() + REQUEST_S + len(rest) / SLOWEST
+        while rest:
+            self.connection.settimeout(left_until(deadline))
+            rest = rest[self.connection.send(rest) :]
 
     def _give_socket_to(self, adopt: Callable[[socket.socket, bytes], None]) -> None:
         self.adopt = adopt
 
     def _hand_over(self, adopt: Callable[[socket.socket, bytes], None]) -> None:
         self.close_connection = True
-        self.connection.setblocking(False)
+        self.incoming.never_wait()
         buffered: Any = self.rfile
         early = b""
         with contextlib.suppress(OSError):  # nothing there; a connection that is broken will be so to its new owner too
@@ -181,13 +312,14 @@ class RequestHandler(WSGIRequestHandler):
         adopt(self.connection, early)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse what is not even a request."""
+        """Refuse what is not even a request, or has met a mistake of ours."""
         words = message or self.responses.get(code, ("error",))[0]
         log.info("request from %s refused: %d %s", self.client_address[0], code, words)
         self.close_connection = self.unread = True
-        self.request_version = self.protocol_version  # to HTTP/0.9 http.server would send no head
-        content = json.dumps({"error": {"code": "bad_request", "message": words}}).encode()
-        self._answer(code, [("Content-Type", "application/json"), ("Content-Length", str(len(content)))], content)
+        name = "internal" if code == 500 else "bad_request"
+        content = json.dumps({"error": {"code": name, "message": words}}).encode()
+        own = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
+        self._answer(code, [*own, *SECURITY_HEADERS.items()], content)
 
     def finish(self) -> None:
         super().finish()
@@ -196,9 +328,10 @@ class RequestHandler(WSGIRequestHandler):
 
     def _linger(self) -> None:
         """Let the other side read the answer: closing while it still sends would take the answer back (TCP reset)."""
-        self.connection.settimeout(LINGER_S)
+        deadline = time.monotonic() + LINGER_S
         self.connection.shutdown(socket.SHUT_WR)
         for _ in range(MOST_LINGERING):
+            self.connection.settimeout(left_until(deadline))
             if not self.connection.recv(64 << 10):
                 break
 

@@ -33,6 +33,7 @@ ASLEEP_S: Final = 5.0  # later than this: the computer slept, and nobody can be 
 MOST_BACKLOG: Final = 1 << 20  # bytes that wait for one reader ...
 MOST_FRAMES: Final = 4096  # ... or frames, before it is dropped
 MOST_MESSAGE: Final = 64 << 10  # bytes of one message from the other side
+MOST_HEARD: Final = 200  # frames from it between two looks: pings and pieces of messages cost work too
 AT_ONCE: Final = 64 << 10
 SOCKETS_PER_THREAD: Final = 400 if sys.platform == "win32" else 100_000
 
@@ -87,6 +88,7 @@ class WebSocket:
         "backlog",
         "closing_at",
         "current",
+        "heard",
         "heard_at",
         "listener",
         "outbox",
@@ -109,6 +111,7 @@ class WebSocket:
         self.outbox: deque[bytes] = deque()  # whole frames
         self.current = memoryview(b"")  # what is left of the frames being written
         self.backlog = 0  # bytes in both
+        self.heard = 0  # frames since the last look
         self.heard_at = self.pinged_at = 0.0
         self.closing_at: float | None = None  # when patience for the closing ends
         self.told = False  # the listener knows that it is over
@@ -342,6 +345,10 @@ class SocketThread:
         connection.parser.receive_bytes(data)
         try:
             for found in connection.parser.received_frames():
+                connection.heard += 1
+                if connection.heard > MOST_HEARD:
+                    self._over(connection, POLICY, "too many frames")
+                    break
                 if found.opcode is Opcode.PING:
                     self._append(connection, frame(Opcode.PONG, bytes(found.payload)))  # type: ignore[arg-type]
                 elif found.opcode is Opcode.CLOSE:
@@ -411,6 +418,7 @@ class SocketThread:
         late = now - self._looked_at
         self._looked_at = now
         for connection in list(self._sockets):
+            connection.heard = 0
             if late > ASLEEP_S:
                 connection.heard_at += late
             if connection.closing_at is not None:

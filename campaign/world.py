@@ -74,7 +74,8 @@ PASSWORD: Final = "not a secret: lives for one schedule"  # noqa: S105
 SECRET: Final = bytes(range(32))
 LONGEST_TURN: Final = 5  # steps of a copier in one tick, while each asks for another
 DISK_FULL: Final = 13  # SQLITE_FULL
-CHEAP_HASH: Final = generate_password_hash(PASSWORD, "pbkdf2:sha256:1")
+CHEAP_METHOD: Final = "pbkdf2:sha256:1"
+CHEAP_HASH: Final = generate_password_hash(PASSWORD, CHEAP_METHOD)
 
 log = logging.getLogger(__name__)
 
@@ -595,7 +596,7 @@ class World:
             self.reports_lost = True
             store = Store(path, part.clock, connect=Disk(self, part).connect)
         hub = Hub(store, part.clock)
-        settings = Settings(SECRET, token_seconds=self.token_seconds)
+        settings = Settings(SECRET, token_seconds=self.token_seconds, hash_method=CHEAP_METHOD)
         app = application(store, hub, settings, part.clock)
         return SimpleNamespace(store=store, hub=hub, app=app)
 

@@ -17,7 +17,7 @@ import requests
 import websocket
 
 from api import Registration, Settings, create_app
-from auth import Passwords, Tokens
+from auth import Passwords, Tokens, network_of
 from db import Store
 from hub import Hub
 from records import Clock, Role, User
@@ -213,7 +213,10 @@ def serving(
     token_seconds: float = 3600,
     clock: Clock = time,
     tls: Any = None,
+    most_from_address: int | None = None,
+    **settings: Any,
 ) -> Iterator[Serving]:
+    """`settings` are more of `api.Settings`."""
     store = Store(folder / "server.db", clock)
     hub = Hub(store, clock)
 
@@ -221,8 +224,8 @@ def serving(
         raise AssertionError("a thread of the sockets ended")
 
     sockets = SocketThreads(clock, failed)
-    settings = Settings(SECRET, registration, token_seconds)
-    server = WebServer("127.0.0.1", 0, create_app(store, hub, settings, clock, sockets), tls)
+    app = create_app(store, hub, Settings(SECRET, registration, token_seconds, **settings), clock, sockets)
+    server = WebServer("127.0.0.1", 0, app, tls, most_from_address=most_from_address, address_group=network_of)
     threads = [
         threading.Thread(target=server.serve_forever, args=(0.02,), name="http", daemon=True),
         threading.Thread(target=hub.run, name="hub", daemon=True),

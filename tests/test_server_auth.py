@@ -1,10 +1,13 @@
 """Passwords, tokens and the brake on guessing."""
 
 import base64
+import contextlib
 import json
+import re
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,10 @@ from typing import Any
 import jwt
 import pytest
 from server_kit import ORIGINAL_SIGNAL, PASSWORD, SECRET, HandClock, Serving, password_hash, serving
+from werkzeug.security import generate_password_hash
 
 import auth
-from auth import FAILURES_PER_ADDRESS, FREE_FAILURES, Passwords, Throttle, Tokens, read_secret
+from auth import Brake, Busy, Passwords, Tokens, TooFast, network_of, read_secret
 from db import Store, Unusable
 from records import Role, User
 
@@ -75,6 +79,10 @@ def test_only_a_token_of_ours_that_is_still_good_opens_anything(server: Serving)
         "flipped header": flipped(signed(good), 0),
         "flipped claims": flipped(signed(good), 1),
         "flipped signature": flipped(signed(good), 2),
+        "for somebody else": signed({**good, "aud": "another server"}),
+        "not yet good": signed({**good, "nbf": now + 3600}),
+        "RS256 with our secret as its key": ".".join((encoded({"alg": "RS256", "typ": "JWT"}), encoded(good), "x")),
+        "a key from an address": signed(good, b"k" * 32, jku="https://evil.example/keys", kid="../../dev/null"),
         "a key given along": signed(good, b"k" * 32, jwk={"kty": "oct", "k": encoded(b"k" * 32)}),
     }
     for name, token in bad.items():
@@ -160,10 +168,56 @@ def test_user_names_have_3_to_64_plain_characters(server: Serving, name: Any) ->
     assert (answer.status_code, answer.json()["error"].get("field")) == (422, "username")
 
 
+@pytest.mark.parametrize("password", ["password", "12345678", "Password1", "QWERTYUIOP"])
+def test_passwords_that_everybody_tries_first_are_refused(server: Serving, password: str) -> None:
+    answer = server.call("POST", "/users/public", {"username": "new_user", "password": password})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "password")
+    assert "most common" in answer.json()["error"]["message"]
+    assert len(auth.common_passwords()) == 3000
+    assert min(map(len, auth.common_passwords())) == 8
+
+
+def test_the_user_name_is_no_password(server: Serving) -> None:
+    admin = server.user("admin_user", "admin")
+    for method, path, body in (
+        ("POST", "/users/public", {"username": "new_user", "password": "NEW_user"}),
+        ("POST", "/users/", {"username": "new_user", "password": "new_user", "role": "client"}),
+        ("PATCH", "/users/admin_user", {"password": "admin_user"}),
+    ):
+        answer = admin.call(method, path, body)
+        assert (answer.status_code, answer.json()["error"]["field"]) == (422, "password")
+
+
+def test_a_hash_of_less_work_is_renewed_at_log_in_and_ends_nothing(server: Serving) -> None:
+    server.user("admin", "admin")
+    client = server.user("client_user")
+    old = generate_password_hash(PASSWORD, "scrypt:1024:8:1")
+    server.store.change_user("client_user", password=old)
+    credentials = {"username": "client_user", "password": PASSWORD}
+    token = server.call("POST", "/token", credentials).json()["access_token"]
+    found = server.store.user(client.user.id)
+    assert found is not None
+    assert found.password.startswith("scrypt:32768:8:3$")
+    assert server.call("GET", "/signals", Authorization=f"Bearer {token}").status_code == 200
+    assert server.call("POST", "/token", credentials).status_code == 200
+    server.store.renew_hash(replace(found, password="another"), "late")  # the password was changed meanwhile
+    assert server.store.user(client.user.id) == found
+
+
+def test_tokens_given_together_do_not_end_together(server: Serving) -> None:
+    lives = [server.tokens.drawn_life() for _ in range(100)]
+    assert 0.8 * 3600 <= min(lives) < max(lives) <= 3600
+    server.user("client_user")
+    answer = server.call("POST", "/token", {"username": "client_user", "password": PASSWORD}).json()
+    token = server.tokens.read(answer["access_token"])
+    assert token is not None
+    assert abs(token.expires_at - server.store.now_ms() - answer["expires_in"] * 1000) < 30_000
+
+
 def test_only_hashes_are_stored(server: Serving) -> None:
     server.call("POST", "/users/public", {"username": "new_user", "password": "canary password"})
     [user] = server.store.users()
-    assert user.password.startswith("scrypt:32768:8:1$")
+    assert user.password.startswith("scrypt:32768:8:3$")
     server.store.close()
     assert b"canary password" not in server.store.path.read_bytes()
 
@@ -182,8 +236,10 @@ def test_an_unknown_user_costs_the_same_work(monkeypatch: pytest.MonkeyPatch) ->
     assert passwords.fits(user, PASSWORD)
     assert not passwords.fits(user, "wrong horse")
     assert not passwords.fits(None, PASSWORD)
-    assert not passwords.fits(replace(user, password=auth.nobodys_hash()), PASSWORD)
-    assert checked == ["scrypt:32768:8:1"] * 4
+    assert checked == ["scrypt:32768:8:3"] * 3
+    like_a_real_one = re.compile(r"scrypt:32768:8:3\$[\w-]{16}\$[0-9a-f]{128}")
+    assert like_a_real_one.fullmatch(password_hash())
+    assert like_a_real_one.fullmatch(auth.nobodys_hash())
 
 
 def test_at_most_two_hashes_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,71 +298,201 @@ def test_a_signal_does_not_wait_for_log_ins(
 # --- the brake -------------------------------------------------------------------------------------------------------
 
 
-def test_guessing_is_slowed_down_more_and_more_and_never_for_good() -> None:
-    clock = HandClock()
-    throttle = Throttle(clock)
-    pauses = []
-    for _ in range(FREE_FAILURES + 8):
-        pauses.append(throttle.wait_s("client_user", "10.0.0.1"))
-        clock.advance(pauses[-1])
-        assert throttle.wait_s("Client_USER", "10.0.0.1") == 0
-        throttle.failed("client_user", "10.0.0.1")
-    assert pauses == [0] * FREE_FAILURES + [1, 2, 4, 8, 16, 32, 60, 60]
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
 
 
-def test_guessing_from_one_address_keeps_nobody_out_at_another() -> None:
-    throttle = Throttle(HandClock())
-    for _ in range(FREE_FAILURES):
-        throttle.failed("client_user", "10.0.0.1")
-    assert throttle.wait_s("client_user", "10.0.0.1") > 0
-    assert throttle.wait_s("client_user", "10.0.0.2") == 0
-    assert throttle.wait_s("other_user", "10.0.0.1") == 0
+@pytest.fixture
+def store(tmp_path: Path, clock: HandClock) -> Iterator[Store]:
+    with contextlib.closing(Store(tmp_path / "brake.db", clock)) as opened:
+        yield opened
 
 
-def test_a_right_password_lets_go_of_the_brake() -> None:
-    throttle = Throttle(HandClock())
-    for _ in range(FREE_FAILURES):
-        throttle.failed("client_user", "10.0.0.1")
-    throttle.succeeded("client_user", "10.0.0.1")
-    assert throttle.wait_s("client_user", "10.0.0.1") == 0
+@pytest.fixture
+def brake(store: Store) -> Brake:
+    return Brake(store)
 
 
-def test_an_address_that_tries_many_names_is_slowed_down() -> None:
-    clock = HandClock()
-    throttle = Throttle(clock)
-    for number in range(FAILURES_PER_ADDRESS):
-        assert throttle.wait_s(f"user{number}", "10.0.0.1") == 0
-        throttle.failed(f"user{number}", "10.0.0.1")
-    assert throttle.wait_s("another", "10.0.0.1") == 60
-    assert throttle.wait_s("another", "10.0.0.2") == 0
+def evaluated(brake: Brake, clock: HandClock, guesses: Iterable[tuple[str, str]], pause_s: float = 0.0) -> int:
+    """How many of these attempts, all with a wrong password, got as far as having it checked."""
+    looked_at = 0
+    for username, address in guesses:
+        with contextlib.suppress(TooFast):
+            brake.log_in(username, address)
+            looked_at += 1
+        clock.advance(pause_s)
+    return looked_at
+
+
+def wait_s(brake: Brake, username: str, address: str) -> float:
+    try:
+        brake.undone(brake.log_in(username, address))
+    except TooFast as too_fast:
+        return too_fast.wait_s
+    return 0
+
+
+def test_of_a_thousand_guesses_at_most_ten_a_minute_are_evaluated(brake: Brake, clock: HandClock) -> None:
+    guesses = [("client_user", "10.0.0.1")] * 1000
+    assert evaluated(brake, clock, guesses, 0.05) == 5  # 50 seconds
+    clock.advance(60)
+    assert evaluated(brake, clock, [("Client_USER", f"10.0.{n}.1") for n in range(200)], 0.05) == 10
+
+
+def test_guessing_goes_on_more_slowly_and_is_never_stopped_for_good(brake: Brake, clock: HandClock) -> None:
+    an_hour = [("client_user", "10.0.0.1")] * 3600
+    assert evaluated(brake, clock, an_hour, 1.0) == 30
+    clock.advance(1)
+    waits = []
+    for _ in range(31):
+        waits.append(wait_s(brake, "client_user", "10.0.0.1"))
+        clock.advance(waits[-1])
+        brake.log_in("client_user", "10.0.0.1")
+    assert max(waits) <= 3600
+    assert waits[0] < 60
+
+
+def test_guessing_from_one_address_keeps_nobody_out_at_another(brake: Brake, clock: HandClock) -> None:
+    assert evaluated(brake, clock, [("client_user", "10.0.0.1")] * 1000) == 5
+    assert wait_s(brake, "client_user", "10.0.0.1") == 60
+    assert wait_s(brake, "client_user", "10.0.0.2") == 0
+    assert wait_s(brake, "other_user", "10.0.0.1") == 0
+
+
+def test_guessing_from_everywhere_keeps_nobody_out_where_he_has_logged_in_before(
+    brake: Brake, clock: HandClock
+) -> None:
+    brake.succeeded(brake.log_in("client_user", "192.0.2.7"), "client_user", "192.0.2.7")
+    everywhere = [("client_user", f"10.{n}.{m}.1") for n in range(10) for m in range(100)]
+    assert evaluated(brake, clock, everywhere) == 10
+    assert wait_s(brake, "client_user", "10.99.0.1") == 60
+    assert wait_s(brake, "client_user", "192.0.2.7") == 0
+    assert evaluated(brake, clock, [("client_user", "192.0.2.7")] * 100) == 5  # to guess there is not free either
+    clock.advance(91 * 86_400)
+    brake.succeeded(brake.log_in("other_user", "10.0.0.1"), "other_user", "10.0.0.1")
+    assert evaluated(brake, clock, everywhere) == 10
+    assert wait_s(brake, "client_user", "192.0.2.7") == 60  # that was long ago
+
+
+def test_an_address_that_tries_many_names_is_slowed_down(brake: Brake, clock: HandClock) -> None:
+    assert evaluated(brake, clock, [(f"user{n}", "10.0.0.1") for n in range(500)]) == 30
+    assert wait_s(brake, "another", "10.0.0.1") == 60
+    assert wait_s(brake, "another", "10.0.0.2") == 0
     clock.advance(61)
-    assert throttle.wait_s("another", "10.0.0.1") == 0
+    assert wait_s(brake, "another", "10.0.0.1") == 0
 
 
-def test_right_passwords_do_not_count_against_an_address() -> None:
-    throttle = Throttle(HandClock())
-    for number in range(3 * FAILURES_PER_ADDRESS):
-        assert throttle.wait_s(f"user{number}", "10.0.0.1") == 0
-        throttle.failed(f"user{number}", "10.0.0.1")
-        throttle.succeeded(f"user{number}", "10.0.0.1")
+def test_right_passwords_do_not_count(brake: Brake) -> None:
+    for number in range(100):
+        name = f"user{number % 3}"
+        brake.succeeded(brake.log_in(name, "10.0.0.1"), name, "10.0.0.1")
+    assert wait_s(brake, "user0", "10.0.0.1") == 0
 
 
-def test_the_brake_forgets_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "MOST_REMEMBERED", 50)
-    throttle = Throttle(HandClock())
-    for number in range(500):
-        throttle.failed(f"user{number}", "10.0.0.1")
-    assert len(throttle._accounts) <= 51
-    assert throttle.wait_s("another", "10.0.0.1") > 0
+def test_an_address_of_ipv6_counts_with_its_network() -> None:
+    assert network_of("2001:db8:1:2::a") == network_of("2001:db8:1:2:ffff::1%eth0") != network_of("2001:db8:1:3::a")
+    assert network_of("::ffff:10.0.0.1") == network_of("10.0.0.1") == "10.0.0.1"
+    assert network_of("no address") == "no address"
+
+
+def test_a_restart_gives_no_new_attempts(store: Store, brake: Brake, clock: HandClock) -> None:
+    assert evaluated(brake, clock, [("client_user", "10.0.0.1")] * 10) == 5
+    store.close()
+    clock.wall -= 3600
+    with contextlib.closing(Store(store.path, clock)) as reopened:
+        assert wait_s(Brake(reopened), "client_user", "10.0.0.1") == 60
+
+
+def test_the_brake_forgets_what_no_limit_asks_for_and_never_knew_the_names(
+    store: Store, brake: Brake, clock: HandClock
+) -> None:
+    evaluated(brake, clock, [(f"canary{n}", f"10.0.{n}.1") for n in range(200)])
+    clock.advance(3601)
+    evaluated(brake, clock, [("canary", "10.0.0.1")])
+    store.close()
+    with contextlib.closing(sqlite3.connect(store.path)) as database:
+        assert database.execute("SELECT count(*) FROM attempts").fetchone() == (1,)
+        assert "canary" not in "\n".join(database.iterdump())
+
+
+def test_attempts_side_by_side_all_count(brake: Brake) -> None:
+    counted: list[int] = []
+
+    def guess() -> None:
+        with contextlib.suppress(TooFast):
+            counted.append(brake.log_in("client_user", "10.0.0.1"))
+
+    threads = [threading.Thread(target=guess, daemon=True) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(set(counted)) == len(counted) == 5
+
+
+def test_registering_is_limited_too(brake: Brake, clock: HandClock) -> None:
+    def registered(addresses: Iterable[str]) -> int:
+        done = 0
+        for number, address in enumerate(addresses):
+            with contextlib.suppress(TooFast):
+                brake.register(f"user{number}", address)
+                done += 1
+        return done
+
+    assert registered(["10.0.0.1"] * 100) == 10
+    assert registered(f"10.0.{n}.1" for n in range(200)) == 90
+    assert wait_s(brake, "user1", "10.0.0.1") == 0  # to log in
+    clock.advance(3601)
+    assert registered(["10.0.0.1"] * 100) == 10
 
 
 def test_too_many_wrong_passwords_are_429_before_any_hashing(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     server.user("client_user")
     monkeypatch.setattr(auth, "check_password_hash", lambda _hashed, _plain: False)
-    wrong = {"username": "client_user", "password": "wrong horse"}
-    assert [server.call("POST", "/token", wrong).status_code for _ in range(FREE_FAILURES)] == [401] * FREE_FAILURES
+    for name in ("client_user", "nobody_at_all"):
+        wrong = {"username": name, "password": "wrong horse"}
+        assert [server.call("POST", "/token", wrong).status_code for _ in range(5)] == [401] * 5
     monkeypatch.setattr(auth, "check_password_hash", lambda _hashed, _plain: pytest.fail("a hash was computed"))
-    answer = server.call("POST", "/token", {**wrong, "password": PASSWORD})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_attempts")
-    assert int(answer.headers["Retry-After"]) >= 1
+    for name in ("client_user", "nobody_at_all"):  # which cannot be told from a user by this either
+        answer = server.call("POST", "/token", {"username": name, "password": PASSWORD})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_attempts")
+        assert int(answer.headers["Retry-After"]) >= 1
     assert server.call("GET", "/health").status_code == 200
+
+
+def test_too_many_registrations_are_429_before_any_hashing(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "generate_password_hash", lambda _plain, _method: "a hash")
+    body = {"username": "new_user_0", "password": PASSWORD}
+    statuses = [server.call("POST", "/users/public", {**body, "username": f"new_{n}"}).status_code for n in range(12)]
+    assert statuses == [201] * 10 + [429] * 2
+    assert len(server.store.users()) == 10
+
+
+def test_an_attempt_that_was_not_looked_at_does_not_count(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.user("client_user")
+
+    def busy(_self: Passwords, _user: User | None, _plain: str) -> bool:
+        raise Busy
+
+    credentials = {"username": "client_user", "password": PASSWORD}
+    with monkeypatch.context() as patched:
+        patched.setattr(Passwords, "fits", busy)
+        for _ in range(20):
+            answer = server.call("POST", "/token", credentials)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (429, "busy")
+    assert server.call("POST", "/token", credentials).status_code == 200
+
+
+def test_the_name_of_a_log_in_is_logged_only_when_it_is_one(
+    server: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.user("client_user")
+    monkeypatch.setattr(auth, "check_password_hash", lambda _hashed, _plain: False)
+    for name in ("client_user", "my secret password"):
+        server.call("POST", "/token", {"username": name, "password": "wrong horse"})
+    refused = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert refused == [
+        "log-in of client_user from 127.0.0.1 refused",
+        "log-in of an unknown user from 127.0.0.1 refused",
+    ]

@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import logging
 import os
 import re
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -19,7 +21,8 @@ import requests
 import websocket
 from server_kit import ORIGINAL_SIGNAL, PASSWORD
 
-from server import default_registration, is_loopback
+from config import is_loopback
+from server import SECRETS, OneLine, most_websockets, redacted
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVER = str(ROOT / "server.py")
@@ -250,15 +253,23 @@ def test_users_are_made_and_changed_while_the_server_runs(start: Callable[..., P
     assert server.token("client_user", "another horse")
 
 
-def test_registration_is_open_on_loopback_and_waits_for_approval_elsewhere(
-    start: Callable[..., Process],
+@pytest.mark.parametrize(
+    ("options", "registration"),
+    [((), "open"), (("--host", "0.0.0.0"), "approval"), (("--behind-proxy",), "approval")],
+)
+def test_registration_is_open_on_this_computer_only_and_waits_for_approval_elsewhere(
+    start: Callable[..., Process], options: tuple[str, ...], registration: str
 ) -> None:
-    assert any("registration open" in line for line in start().lines)
-    assert [str(default_registration(host)) for host in ("127.0.0.1", "::1", "localhost")] == ["open"] * 3
-    assert [str(default_registration(host)) for host in ("0.0.0.0", "::", "10.0.0.5", "trade.example")] == [
-        "approval"
-    ] * 4
-    assert not is_loopback("127.0.0.1.evil.example")
+    server = start(*options)
+    assert any(f"registration {registration}," in line for line in server.lines)
+
+
+def test_only_loopback_is_this_computer(tmp_path: Path) -> None:
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost")] == [True] * 3
+    others = ("0.0.0.0", "::", "10.0.0.5", "trade.example", "127.0.0.1.evil.example")
+    assert not any(is_loopback(host) for host in others)
+    done = command(tmp_path, "--host", "0.0.0.0", "--behind-proxy")
+    assert (done.returncode, "--behind-proxy needs" in done.stderr) == (1, True)
 
 
 def test_the_console_tells_what_happens_in_lines_and_never_a_secret(
@@ -301,6 +312,88 @@ def test_the_console_tells_what_happens_in_lines_and_never_a_secret(
     assert "HTTP/1.1" not in printed  # werkzeug's own log of requests
     for secret in ("canary-password", PASSWORD, admin, master, admin.split(".")[1]):
         assert secret not in printed
+
+
+def test_a_backup_of_a_busy_server_is_whole_and_serves(start: Callable[..., Process], tmp_path: Path) -> None:
+    command(tmp_path, "adduser", "master_user", "--role", "master", "--database", "server.db", typed=PASSWORD)
+    server = start()
+    token = server.token("master_user")
+    stop, posted = threading.Event(), threading.Event()
+
+    def post() -> None:
+        while not stop.is_set():
+            assert server.call("POST", "/signal/broadcast", token, ORIGINAL_SIGNAL).status_code == 201
+            posted.set()
+
+    posting = threading.Thread(target=post, daemon=True)
+    posting.start()
+    assert posted.wait(20)
+    done = command(tmp_path, "backup", "copy.db", "--database", "server.db")
+    stop.set()
+    posting.join(20)
+    assert done.returncode == 0, done.stderr
+    again = command(tmp_path, "backup", "copy.db", "--database", "server.db")
+    assert (again.returncode, "copy.db cannot be made" in again.stderr) == (1, True)
+    copy = tmp_path / "copy.db"
+    if sys.platform != "win32":
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    server.kill()
+    with contextlib.closing(sqlite3.connect(copy)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        seqs = [row[0] for row in database.execute("SELECT seq FROM signals ORDER BY seq")]
+    assert seqs == list(range(1, len(seqs) + 1))
+    for file in tmp_path.glob("server.db*"):
+        file.unlink()
+    copy.rename(tmp_path / "server.db")
+    server = start()
+    assert server.call("GET", "/signals", token).json()["last"] == len(seqs)
+
+
+def formatted(message: str, *arguments: object, error: BaseException | None = None) -> str:
+    info = None if error is None else (type(error), error, error.__traceback__)
+    record = logging.LogRecord("x", logging.INFO, "x.py", 1, message, arguments, info)
+    return OneLine("%(asctime)s %(message)s").format(record)
+
+
+def test_a_line_of_the_log_cannot_be_forged() -> None:
+    said = formatted("name %s", "x\r\n2026-11-22 forged\x1b[2J\u2028y")
+    assert said.endswith("name x\\r\\n2026-11-22 forged\\x1b[2J\\u2028y")
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z name", said)
+    try:
+        raise ValueError("bad\n2026-11-22 forged")
+    except ValueError as error:
+        lines = formatted("failed", error=error).splitlines()
+    assert len(lines) > 3
+    assert all(line.startswith("  | ") for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "token eyJhbGciOiJIUzI1NiJ9.canary.canary",
+        "Authorization: Bearer canary",
+        "{'Authorization': 'Bearer canary'}".replace("'", '"'),
+        '{"username": "x", "password": "canary two words", "role": "client"}',
+        "password=canary&username=x",
+        '{"access_token":"canary"}',
+    ],
+)
+def test_what_looks_like_a_secret_is_not_logged(text: str) -> None:
+    assert "canary" not in redacted(text)
+    assert "[hidden]" in redacted(text)
+    assert "canary" not in formatted("failed", error=ValueError(text))
+    assert SECRETS.search("POST /token 200 master_user 127.0.0.1 5.1 ms") is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+def test_the_limit_of_open_files_is_raised_and_heeded(tmp_path: Path) -> None:
+    assert most_websockets() >= 1
+    script = (
+        "import resource, server; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 3000));"
+        "print(server.most_websockets(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1936", "3000"]
 
 
 def test_a_hanging_request_does_not_keep_the_server_from_ending(start: Callable[..., Process]) -> None:

@@ -13,6 +13,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
 # What differs from run to run.
 VARYING = {
     "access_token",
+    "expires_in",
     "server_time",
     "starts",
     "opened_at",

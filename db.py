@@ -59,7 +59,7 @@ from signals import (
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 APPLICATION_ID: Final = 0x41494254  # "AIBT": tells the server's database from any other SQLite file
 OFFLINE_AFTER_MS: Final = 15_000  # a master whose sender has not reported its book for this long is offline
 # A file of up to this many bytes is checked whole at the start, in a tenth of a second. Of a larger one only what every

@@ -295,7 +295,7 @@ def test_addresses_that_have_left_are_forgotten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "flood",
-    [b"\x89\x80\x00\x00\x00\x00", b"\x01\x80\x00\x00\x00\x00" + b"\x00\x80\x00\x00\x00\x00" * 300],
+    [b"\x89\x80\x00\x00\x00\x00" * 1000, b"\x01\x80\x00\x00\x00\x00" + b"\x00\x80\x00\x00\x00\x00" * 1000],
     ids=["pings", "pieces of nothing"],
 )
 def test_a_flood_of_frames_ends_its_connection_and_no_other(
@@ -303,9 +303,9 @@ def test_a_flood_of_frames_ends_its_connection_and_no_other(
 ) -> None:
     flooding, quiet = server.user("flooding_user").listen().joined(), server.user("quiet_user").listen().joined()
     with contextlib.suppress(OSError):
-        flooding.socket.sock.sendall(flood * (wire.MOST_HEARD + 1))
-    wait_until(lambda: server.hub.connected == 1)
-    assert server.hub.closed[1008] == 1
+        flooding.socket.sock.sendall(flood)
+    wait_until(lambda: server.hub.closed[1008] == 1)
+    assert server.hub.connected == 1
     server.user("master_user", "master").post("/signal/broadcast", ORIGINAL_SIGNAL)
     assert quiet.next("signal")["seq"] == 1
 

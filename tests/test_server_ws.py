@@ -370,9 +370,10 @@ def test_fragments_and_pings_between_them_are_understood(client: Caller) -> None
 
 
 def test_a_reader_that_stops_holds_nobody_up_and_is_dropped(
-    server: Serving, master: Caller, client: Caller, wait_until: Callable[..., None]
+    server: Serving, master: Caller, client: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Measured elsewhere: a plain loop over blocking sends stands still for everybody for ever."""
+    monkeypatch.setattr(wire, "PING_S", 1000.0)  # its silence shall not end it first
     good = [server.user(f"good_{n}").listen().joined() for n in range(5)]
     stalled = client.listen(sockopt=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)]).joined()
     session, slowest, told = master.put_book(None, 1)["session"], 0.0, 0

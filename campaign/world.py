@@ -395,13 +395,13 @@ def new_ledger() -> bytes:
 _applications: list[Flask] = []
 
 
-def application(store: Store, hub: Hub, settings: Settings, clock: MachineClock) -> Flask:
+def application(store: Store, hub: Hub, settings: Settings) -> Flask:
     """Of a server that starts: what a server process remembers is in its `Api` object, which is begun anew."""
     if not _applications:
         # Its clock, which stands still here, is for log lines only.
         _applications.append(create_app(store, hub, settings, MachineClock(WorldClock())))
     app = _applications[0]
-    ServerApi.__init__(app.extensions["api"], store, hub, settings, clock)
+    ServerApi.__init__(app.extensions["api"], store, hub, settings)
     return app
 
 
@@ -597,7 +597,7 @@ class World:
             store = Store(path, part.clock, connect=Disk(self, part).connect)
         hub = Hub(store, part.clock)
         settings = Settings(SECRET, token_seconds=self.token_seconds, hash_method=CHEAP_METHOD)
-        app = application(store, hub, settings, part.clock)
+        app = application(store, hub, settings)
         return SimpleNamespace(store=store, hub=hub, app=app)
 
     def _new_database(self, path: Path) -> None:

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from decimal import Decimal as D
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mt5_sim
+import sim_terminal
+from sim_account import AccountSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 GOOD = {"action": 1, "symbol": "EURUSD", "volume": 0.01, "type": 0, "type_filling": 1}
@@ -278,9 +281,42 @@ def test_the_market_moves_by_itself_and_triggers(start: Any, connect: Any, wait_
 
 
 @pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ("--margin-mode netting", {"margin_mode": "netting"}),
+        ("--margin-mode exchange --currency BRL", {"margin_mode": "exchange", "currency": "BRL"}),
+        ("--balance 250.5 --leverage 30 --server B3", {"balance": D("250.5"), "leverage": 30, "server": "B3"}),
+        ("--margin-call 80 --stop-out 20", {"margin_call": D(80), "stop_out": D(20)}),
+        ("--limit-orders 3 --limit-positions 2", {"limit_orders": 3, "limit_positions": 2}),
+        ("--comment-length 8 --comment-replaced web", {"comment_length": 8, "comment_replaced": "web"}),
+        ("--no-stops-on-open", {"stops_on_open": False}),
+        ("--fifo --hedge-prohibited", {"fifo_close": True, "hedge_prohibited": True}),
+        ("--rollover --utc-offset 2", {"rollover": True, "utc_offset": 2.0}),
+    ],
+)
+def test_every_term_of_the_account_has_an_option(options: str, settings: dict[str, Any]):
+    parsed = sim_terminal._arguments(["--login", "7", *options.split()])
+    assert sim_terminal._broker(parsed).settings == AccountSettings(login=7, **settings)
+
+
+def test_a_terminal_of_a_netting_account_with_its_own_symbols(start: Any, connect: Any, tmp_path: Path):
+    symbols = tmp_path / "symbols.json"
+    symbols.write_text('{"EURUSD": {"depth": 0.02}, "GBPUSD": {"sessions": "closed"}}')
+    mt5 = connect(start("--margin-mode", "netting", "--symbols", str(symbols)).address)
+    first = mt5.order_send({**GOOD, "volume": 0.03})
+    assert (mt5.account_info().margin_mode, first.retcode, first.volume) == (0, 10010, 0.02)
+    mt5.sim_symbol("EURUSD", depth=0)
+    assert mt5.order_send({**GOOD, "volume": 0.05, "type": 1}).retcode == 10009
+    (position,) = mt5.positions_get()
+    assert (position.identifier, position.type, position.volume) == (first.order, 1, 0.03)
+    assert mt5.order_send({**GOOD, "symbol": "GBPUSD"}).retcode == 10018
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         (("--margin-mode", "nettin"), "netting"),
+        (("--margin-mode", "netting", "--fifo"), "fifo_close"),
         (("--symbols", "missing.json"), "missing.json"),
         (("--ticks", "missing.csv"), "missing.csv"),
         (("--state", "no/such/folder/x.json"), "state file"),

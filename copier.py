@@ -252,6 +252,7 @@ class Copier:
         problem: LedgerError | None = None
         self._books.load()
         try:
+            self._ledger.store_kept()
             self._books.store_legs()
         except LedgerError as error:
             problem = error  # nothing is opened then, but what the account shows is seen all the same

@@ -174,6 +174,8 @@ class CopierLedger(Ledger):
         rows = self._rows("SELECT * FROM copies WHERE state IN (?, ?, ?, ?)", *live)
         self.copies: dict[CopyKey, Copy] = {copy.key: copy for copy in map(_copy, rows)}
         self._absent: set[CopyKey] = set()  # asked for, and not in the file
+        self._kept: dict[CopyKey, Copy] = {}  # not in the file yet, because it could not be written
+        self._kept_reports: list[Mapping[str, Any]] = []
         self.legs: dict[TradeKey, Legs] = {}  # of the trades that are not simply what they were at first
         for row in self._rows("SELECT * FROM legs ORDER BY master, kind, ticket, number"):
             trade = (row["master"], Kind(row["kind"]), row["ticket"])
@@ -217,10 +219,12 @@ class CopierLedger(Ledger):
         legs: Mapping[TradeKey, Legs] | None = None,
     ) -> None:
         """The state of copies from now on, together with the reports about them, in one transaction; and all the legs
-        of some trades."""
+        of some trades. What was kept in memory so far is stored with them."""
         now = self._now_ms()
+        newer = {copy.key for copy in copies}
+        kept = [copy for key, copy in self._kept.items() if key not in newer]
         with self._transaction() as db:
-            for copy in copies:
+            for copy in (*kept, *copies):
                 values = [_stored(getattr(copy, name)) for name in _COLUMNS]
                 db.execute(
                     f"""
@@ -236,8 +240,10 @@ class CopierLedger(Ledger):
                 for leg in new:
                     values = [_stored(getattr(leg, name)) for name in _LEG_COLUMNS]
                     db.execute("INSERT INTO legs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*trade, *values))
-            for report in reports:
+            for report in (*self._kept_reports, *reports):
                 db.execute("INSERT INTO reports (body) VALUES (?)", (encode({"id": uuid.uuid4().hex, **report}),))
+        self._kept.clear()
+        self._kept_reports.clear()
         for copy in copies:
             self.copies[copy.key] = copy
             self._absent.discard(copy.key)
@@ -245,6 +251,21 @@ class CopierLedger(Ledger):
             self.legs[trade] = new
             if not new:
                 del self.legs[trade]
+
+    def keep(self, copy: Copy, report: Mapping[str, Any] | None = None) -> None:
+        """As `record`; and when that fails (`LedgerError`) the copy is so in memory, and is stored with the next."""
+        try:
+            self.record(copy, reports=[report] if report else [])
+        except LedgerError:
+            self._kept[copy.key] = self.copies[copy.key] = copy
+            if report:
+                self._kept_reports.append(report)
+            raise
+
+    def store_kept(self) -> None:
+        """Store what was kept in memory. Raises `LedgerError`."""
+        if self._kept or self._kept_reports:
+            self.record()
 
     def withdraw(self, copy: Copy) -> None:
         """Take an intent back: the broker's answer proves that its order was not executed."""

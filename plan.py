@@ -14,7 +14,7 @@ from account import MarginMode, Order, Position, Reading, Symbol
 from copies import LIVE, Copy, State, order_key
 from mirror import CopyKey, Held, Mirror
 from names import SymbolNames
-from netting import lots_of, part_of, stops_of
+from netting import busy_symbols, lots_of, part_of, stops_of
 from safety import (
     Allowed,
     Copying,
@@ -269,7 +269,7 @@ def _follow(
 
 def _trims(steps: list[Step], known: Known) -> list[Step]:
     """The same on a netting account: closes and reductions trade against the sum, one at a time for each symbol."""
-    busy = set(known.blocked)
+    busy = {*known.blocked, *busy_symbols(known.copies.values())}
     found: list[Step] = []
     for step in steps:
         if not isinstance(step, Close | Reduce):
@@ -371,7 +371,7 @@ def _opens(known: Known, rules: Rules, trimmed: set[str]) -> list[Step]:
     wanted: list[Step] = []
     exposure = exposure_of(known, rules.magic)
     unresolved = {(c.symbol, c.action.buys, c.volume) for c in known.copies.values() if c.state is State.OPENING}
-    busy = trimmed | known.blocked  # on a netting account
+    busy = {*trimmed, *known.blocked, *(busy_symbols(known.copies.values()) if known.netting else ())}
     rests = {key: copy.rest for key, copy in known.copies.items()}
     for key, held in known.books.items():
         if key in known.copies or known.rests.get((key, Open), (0.0, ()))[0] > known.now:

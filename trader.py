@@ -160,7 +160,7 @@ class Trader:
         else:
             report = None
             log.info("volume of %s #%d is now %s", named(now), seen.ticket, seen.volume)
-        self._ledger.record(now, reports=[report] if report else [])
+        self._store(now, report)
         self._times.pop(copy.key, None)
 
     def _ended(self, ended: Ended) -> None:
@@ -172,18 +172,26 @@ class Trader:
             event = "cancelled"
         deal = ended.deal
         report = self._report(event, now, price=deal.price if deal else None, volume=copy.current or copy.volume)
-        self._ledger.record(now, reports=[report])
+        self._store(now, report)
         loud = ended.state in (State.UNKNOWN, State.FAILED)
         log.log(logging.ERROR if loud else logging.INFO, "%s %s: %s", event, named(now), ended.detail)
 
     def _reduced(self, news: Reduced) -> None:
         copy = self._ledger.copies[news.copy.key]
         now = replace(copy, reduce_to=None)
-        self._ledger.record(now, reports=[self._report("reduced", now, volume=now.current)] if news.done else [])
+        self._store(now, self._report("reduced", now, volume=now.current) if news.done else None)
         if news.done:
             log.info("reduced %s to %s lots", named(now), now.current)
         else:
             log.warning("the reduction of %s to %s lots left no trace: it is planned anew", named(now), copy.reduce_to)
+
+    def _store(self, copy: Copy, report: dict[str, Any] | None) -> None:
+        """On a hedging account what could not be stored is seen again at the next look; the sum of a netting account
+        does not show it again."""
+        if copy.net_before is None:
+            self._ledger.record(copy, reports=[report] if report else [])
+        else:
+            self._ledger.keep(copy, report)
 
     def _adopt(self, parts: list[tuple[Held, Position | Order]]) -> None:
         """Take up what carries the tags of one master's trade which this ledger knows nothing of. Where it is several
@@ -445,11 +453,13 @@ class Trader:
         if not step.to:
             intent = replace(intent, state=State.CLOSING, reason=str(step.reason))
         try:
-            self._ledger.record(intent)
+            if step.to:
+                self._ledger.record(intent)
+            else:
+                self._ledger.keep(intent)
         except LedgerError as error:
             if step.to:
                 raise
-            self._ledger.copies[intent.key] = intent
             log.error("closing %s although the ledger cannot be written: %s", named(copy), error)
         lots = copy.current - step.to
         outcome = self._terminal.trade_against(
@@ -460,15 +470,15 @@ class Trader:
         if outcome.verdict is Verdict.DONE:
             log.info("%s of %s sent: %s", words, named(copy), _answer(outcome))
             done = min(lots, outcome.volume) if outcome.volume else lots
-            self._ledger.record(replace(intent, order=outcome.order, reduce_to=copy.current - done))
+            self._ledger.keep(replace(intent, order=outcome.order, reduce_to=copy.current - done))
             return
         self._spoken.say(
             f"trim {copy.key}", f"not done yet, {words} of {named(copy)}: {_answer(outcome)}", logging.ERROR
         )
         if outcome.verdict is not Verdict.UNKNOWN:
-            self._ledger.record(replace(intent, reduce_to=None))
+            self._ledger.keep(replace(intent, reduce_to=None))
         elif outcome.order:
-            self._ledger.record(replace(intent, order=outcome.order))
+            self._ledger.keep(replace(intent, order=outcome.order))
 
     def _highest_ticket(self, reading: Reading) -> int:
         """Tickets rise: an order that is sent now gets one above all that were there before it."""

@@ -69,7 +69,7 @@ def trial(seed: int, *, kill_at: int = 0, faults: int | None = None, trace: bool
     with memory_folder() as folder:
         world = World(seed, folder, kill_at=kill_at, trace=trace)
         if trace:
-            _listen(world)
+            listen(world)
         for event in drawn(seed, seconds=ACTIVE_S, faults=faults):
             while world.clock.now - START < event.at:
                 world.tick()
@@ -98,7 +98,7 @@ def settle(world: World) -> None:
             world.tick(1.0)
 
 
-def _listen(world: World) -> None:
+def listen(world: World) -> None:
     """The product's own log lines go into the trace."""
 
     class Lines(logging.Handler):

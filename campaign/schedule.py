@@ -299,7 +299,7 @@ def _remember_loss(world: World, name: str) -> None:
         world.reports_lost = True
 
 
-def _backup(world: World, draw: random.Random) -> None:
+def back_up(world: World, draw: random.Random) -> None:
     if world.server.alive:
         copy = sqlite3.connect(world.folder / "backup.db")
         world.server.objects.store._db.backup(copy)
@@ -506,6 +506,6 @@ def drawn(seed: int, *, seconds: float = 30.0, faults: int | None = None) -> lis
     for name in draw.choices(list(FAULTS), k=many):
         at = draw.uniform(3.0, seconds)
         if name == "database of the server restored from an old backup":
-            events.append(Event(draw.uniform(1.0, at), "backup", 0, _backup))
+            events.append(Event(draw.uniform(1.0, at), "backup", 0, back_up))
         events.append(Event(at, name, draw.getrandbits(32), FAULTS[name]))
     return sorted(events, key=lambda event: event.at)

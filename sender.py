@@ -135,6 +135,7 @@ class Sender:
         self._measured_at = 0.0  # monotonic: when the ages were
         self._market_watch: set[str] | None = None
         self._last_good: float | None = None
+        self._read_at = -math.inf  # of the last good reading, also when failed ones have come since
         self._watching_since = 0.0  # readings have been good and close together since then
         self._seen: dict[Key, Seen] = {}
         self._grew: dict[Key, Grown] = {}  # positions that have grown since the server acknowledged them
@@ -155,11 +156,10 @@ class Sender:
         try:
             reading = self._terminal.read()
             trades = self._trades(reading)
-            gap = math.inf if self._last_good is None else now - self._last_good
             ages = self._ages(reading, trades, now)
             if not self._merged:
                 self._merge_server_book()
-            trades = self._grown(reading, trades, now, gap)
+            trades = self._grown(reading, trades, now)
             endings = self._endings(trades, reading, now)
         except Unreadable as problem:
             self._last_good = None
@@ -171,7 +171,7 @@ class Sender:
             self._failed(error)
             return
         self._spoken.clear("terminal", "the account can be read again")
-        self._last_good = now
+        self._last_good = self._read_at = now
         if endings is None:
             return
         self._tell(trades, ages, endings, reading, now)
@@ -327,12 +327,13 @@ class Sender:
             ages[key] = max(known) if known else None
         return ages
 
-    def _grown(self, reading: Reading, trades: Mapping[Key, Trade], now: float, gap: float) -> dict[Key, Trade]:
+    def _grown(self, reading: Reading, trades: Mapping[Key, Trade], now: float) -> dict[Key, Trade]:
         """The trades; those of which the server knows less, or the other side, with when and how they grew.
 
         The price is that of the quote when it was first seen, or of the pending order that filled: the average price of
         a netting position does not show it. When nobody was looking the age is not known.
         """
+        gap = now - self._read_at
         larger = {}
         for position in reading.positions:
             key = (Kind.POSITION, position.identifier)
@@ -479,6 +480,7 @@ class Sender:
         if news:
             self._ledger.acknowledge(whole=trades)
         self._book = dict(trades)
+        self._grew.clear()
         self._ageless = {key for key in trades if ages[key] is None}
         self._whole_book_due = False
         self._last_book = self._clock.monotonic()
@@ -497,6 +499,7 @@ class Sender:
                 if ages[trade.key] is None:
                     self._ageless.add(trade.key)
                 self._book[trade.key] = trade  # also if the answer is lost: the server may know of it
+                self._grew.pop(trade.key, None)
                 path = "/signal/broadcast"
             case ChangeType.MODIFY:
                 names = ("sl", "tp", "price", "stoplimit", "expiration")

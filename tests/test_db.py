@@ -6,6 +6,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from server_kit import ACCOUNT, HandClock, trade
 from db import CHECKED_WHOLE, LastAdmin, NameTaken, Store, Unavailable, Unusable, hold
 from records import Outcome, Post, Role, User, UserConfig
 from safety import Copying, Mode
-from signals import FIRST_SERVER_TICKET, LAST_TICKET, Action, ChangeType, Kind, Source
+from signals import FIRST_SERVER_TICKET, LAST_TICKET, Action, ChangeType, Increase, Kind, Source, Trade
 
 D = Decimal
 
@@ -598,6 +599,81 @@ def test_a_sender_that_lost_its_memory_does_not_shrink_the_first_volume(store: S
     put(store, master, session, 2, trade(1, volume=D("0.04"), initial_volume=D("0.04")))
     [held] = store.book()
     assert (held.volume, held.initial_volume) == (D("0.04"), D("0.10"))
+
+
+# --- how a trade grew ------------------------------------------------------------------------------------------------
+
+GREW = Increase(D("0.20"), D("1.0900"), order=55, age_ms=400)
+
+
+def grow(store: Store, master: User, was: Trade, now: Trade, as_of: int | None = None) -> Increase | None:
+    """What is known of the growth of a trade that was reported first so, then so."""
+    session = put(store, master, None, 1, was).answer["session"]
+    store.report_book(master, session, 2, [(now, 0)], ACCOUNT, as_of=as_of)
+    [held] = store.book()
+    return held.increase
+
+
+def test_how_a_trade_grew_is_kept_with_the_servers_time(store: Store, master: User, reopened: Any) -> None:
+    known = grow(store, master, trade(), trade(volume=D("0.30"), increase=GREW))
+    assert known == Increase(D("0.20"), D("1.0900"), 55, at=store.now_ms() - 400)
+    [held] = reopened().book()
+    assert held.increase == known
+
+
+def test_what_the_report_was_long_on_its_way_makes_an_increase_older(store: Store, master: User) -> None:
+    known = grow(store, master, trade(), trade(volume=D("0.30"), increase=GREW), as_of=store.now_ms() - 3000)
+    assert known is not None
+    assert known.at == store.now_ms() - 3400
+
+
+def test_an_increase_of_unknown_age_stays_of_unknown_age(store: Store, master: User) -> None:
+    known = grow(store, master, trade(), trade(volume=D("0.30"), increase=replace(GREW, age_ms=None)))
+    assert known is not None
+    assert known.at == 0
+
+
+@pytest.mark.parametrize(
+    ("now", "lots"),
+    [
+        (trade(volume=D("0.30")), "0.20"),
+        (trade(volume=D("0.05"), action=Action.SELL), "0.05"),
+        (trade(action=Action.SELL), "0.10"),
+    ],
+)
+def test_a_growth_or_turn_that_nobody_described_is_of_unknown_age(
+    store: Store, master: User, now: Trade, lots: str
+) -> None:
+    assert grow(store, master, trade(), now) == Increase(D(lots), now.price)
+
+
+@pytest.mark.parametrize("volume", ["0.30", "0.25"])
+def test_an_increase_is_known_until_the_next_one_and_not_made_younger(
+    store: Store, master: User, clock: HandClock, volume: str
+) -> None:
+    known = grow(store, master, trade(), trade(volume=D("0.30"), increase=GREW))
+    session = store.sender_of(master.id).session  # type: ignore[union-attr]
+    clock.now += 7
+    store.report_book(master, session, 3, [(trade(volume=D(volume), increase=GREW), 0)], ACCOUNT)
+    [held] = store.book()
+    assert (held.volume, held.increase) == (D(volume), known)
+    store.report_book(master, session, 4, [(trade(volume=D("0.40"), increase=GREW), 0)], ACCOUNT)
+    [held] = store.book()
+    assert held.increase == Increase(D("0.20"), D("1.0900"), 55, at=store.now_ms() - 400)
+
+
+def test_a_trade_first_reported_after_it_grew_is_known_to_have_grown(store: Store, master: User) -> None:
+    store.open_trade(master, trade(1, increase=GREW), 0, Post())
+    put(store, master, None, 1, *store.book(), trade(2, increase=GREW))
+    assert [held.increase and held.increase.at for held in store.book()] == [store.now_ms() - 400] * 2
+
+
+def test_followers_are_told_how_a_trade_grew(store: Store, master: User) -> None:
+    session = put(store, master, None, 1, trade()).answer["session"]
+    [entry] = put(store, master, session, 2, trade(volume=D("0.30"), increase=GREW)).entries
+    assert entry.change.type is ChangeType.MODIFY
+    assert entry.change.trade.increase == Increase(D("0.20"), D("1.0900"), 55, at=store.now_ms() - 400)
+    assert store.entries_after(1, 5)[0].change == entry.change
 
 
 # --- who sees what ---------------------------------------------------------------------------------------------------

@@ -44,11 +44,11 @@ class BrokerTime:
 class Desk:
     """A master account, a person who trades on it, and a sender with the investor password. EURUSD 1.10000/1.10010."""
 
-    def __init__(self, folder: Path, symbols: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, symbols: dict[str, Any] | None = None, margin_mode: str = "hedging") -> None:
         self.folder = folder
         self.clock = FakeClock()
         self.broker = Broker(
-            AccountSettings(login=1001, balance=D(100_000)),
+            AccountSettings(login=1001, balance=D(100_000), margin_mode=margin_mode),
             clock=BrokerTime(self.clock),
             symbols=symbols_with(symbols or {}),
             seed=1,

@@ -18,6 +18,7 @@ from signals import (
     BadJson,
     Change,
     ChangeType,
+    Increase,
     Key,
     Kind,
     Source,
@@ -114,6 +115,11 @@ BAD_FIELD = {
     "the master's name": ("master", with_("master", '"somebody_else"')),
     "the time of opening": ("opened_at", with_("opened_at", "1")),
     "the source": ("source", with_("source", '"manual"')),
+    "an increase that is no object": ("increase", with_("increase", "0.1")),
+    "an increase without lots": ("increase", with_("increase", '{"price":1.1,"age_ms":0}')),
+    "an increase of no lots": ("increase", with_("increase", '{"volume":0,"price":1.1,"age_ms":0}')),
+    "an increase that does not say its age": ("increase", with_("increase", '{"volume":0.1,"price":1.1}')),
+    "an increase that says its time": ("increase", with_("increase", '{"volume":0.1,"price":1,"age_ms":0,"at":1}')),
     "another kind than the action": ("kind", with_("kind", '"order"')),
     "no symbol": ("symbol", b'{"action":"BUY","volume":0.01,"price":1.085}'),
     "no volume": ("volume", b'{"symbol":"EURUSD","action":"BUY","price":1.085}'),
@@ -243,11 +249,20 @@ TRADES = st.builds(
 )
 
 
-@given(TRADES, st.none() | st.integers(0, 10**13), st.integers(0, 10**14), st.sampled_from(Source))
-def test_a_trade_comes_out_as_it_went_in(trade: Trade, age: int | None, opened_at: int, source: Source) -> None:
+AGES = st.none() | st.integers(0, 10**13)
+TIMES = st.integers(0, 10**14)
+INCREASES = st.none() | st.builds(Increase, LOTS, PRICES, st.integers(0, LAST_TICKET), age_ms=AGES)
+
+
+@given(TRADES, INCREASES, AGES, TIMES, TIMES, st.sampled_from(Source))
+def test_a_trade_comes_out_as_it_went_in(
+    trade: Trade, increase: Increase | None, age: int | None, opened_at: int, at: int, source: Source
+) -> None:
+    trade = replace(trade, increase=increase)
     read, age_read = trade_from_sender(decode(encode(trade_for_sender(trade, age)).encode()))
     assert (read, age_read) == (trade, age)
-    known = replace(read, master="master_user", opened_at=opened_at, source=source)
+    grown = None if increase is None else replace(increase, at=at, age_ms=None)
+    known = replace(read, master="master_user", opened_at=opened_at, source=source, increase=grown)
     assert trade_from_server(decode(encode(trade_for_client(known, D("0.05"))))) == known
 
 

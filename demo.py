@@ -2,7 +2,8 @@
 
 Starts the server, two simulated terminals with different brokers, the sender and the copier as separate processes in
 a temporary folder, trades on the master as a person would, and shows each trade arriving on the client. At the end it
-compares both accounts trade by trade. No real account and no real money is involved, and nothing is left behind.
+compares both accounts trade by trade, and symbol by symbol where one of them is a netting account. No real account and
+no real money is involved, and nothing is left behind.
 
 Exit code: 0 = every trade was copied, or refused by the rule that was meant to; 1 = something was missed or doubled,
 or did not run; 2 = wrong use or a file that cannot be replayed; 130 = Ctrl-C.
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from types import FrameType
@@ -29,17 +30,23 @@ from typing import Any, Final, NoReturn
 
 from api_client import Api, ApiDown, ApiRefused
 from config import ApiSettings
-from demo_accounts import PASSWORD, SERVER, Account, AccountFailed
+from demo_accounts import PASSWORD, POSITION, SERVER, Account, AccountFailed, Key
+from demo_netting import NettingTrader, play_netting
 from demo_processes import Child, ChildFailed, Children
 from demo_replay import BadFile, Tape, play_tape, read_tape
 from demo_report import (
     MASTER,
     TOTAL,
+    Net,
     Row,
     Verdict,
     compare,
     hops,
     latency_table,
+    marks,
+    net_table,
+    nets,
+    number_of,
     percentile,
     shortened,
     summary,
@@ -78,6 +85,12 @@ SCRIPT_RULES: Final = {
     "max_spread_points": 20,
     "max_exposure_trades": 8,
     "max_exposure_lots": 10.0,
+}
+HEDGING: Final = "hedging"
+MARGIN_MODES: Final = {
+    HEDGING: "every trade is a position of its own",
+    "netting": "one position for each symbol",
+    "exchange": "one position for each symbol, as at B3",
 }
 # Wide open: a replay shows that everything arrives, whatever the file holds.
 REPLAY_RULES: Final = {
@@ -148,6 +161,14 @@ def parser() -> argparse.ArgumentParser:
         "client has followed the one before)",
     )
     add("--all", action="store_true", help="with --replay: show every step and every line of the table")
+    add(
+        "--margin-mode",
+        type=margin_modes,
+        default=(HEDGING, HEDGING),
+        metavar="MODE",
+        help=f"kind of both accounts: {', '.join(MARGIN_MODES)} (default {HEDGING}); or of master and client, as "
+        "hedging:netting",
+    )
     add("--seed", type=int, default=1, metavar="N", help="another number, other sides in the script (default 1)")
     add(
         "--pace",
@@ -167,7 +188,21 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         for name in ("limit", "speed", "all"):
             if getattr(options, name):
                 arguments_parser.error(f"--{name} needs --replay")
+    elif options.margin_mode[0] != HEDGING:
+        arguments_parser.error(
+            "--replay replays the positions of a hedging account: --margin-mode hedging, or hedging:netting"
+        )
     return options
+
+
+def margin_modes(text: str) -> tuple[str, str]:
+    """Of master and client."""
+    modes = text.split(":")
+    if len(modes) > 2 or not all(mode in MARGIN_MODES for mode in modes):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not {', '.join(MARGIN_MODES)}, or two of them as in hedging:netting (master:client)"
+        )
+    return modes[0], modes[-1]
 
 
 def count(text: str) -> int:
@@ -248,8 +283,7 @@ class Demo:
             with Children(self._folder) as children:
                 stage = self._set_up(children)
                 self._trade(stage)
-                rows = self._settled(stage)
-                return self._report(stage, rows)
+                return self._report(stage, *self._settled(stage))
         except (ChildFailed, AccountFailed, ApiDown, ApiRefused) as error:
             self._out.bad(f"The demo cannot go on: {error}")
             return FAILED
@@ -263,10 +297,13 @@ class Demo:
         server = children.start(
             "server", "server.py", "--port", "0", "--database", "server.db", AIBOT_ADMIN_PASSWORD=admin_password
         )
-        master_at = self._terminal(children, "master", MASTER_LOGIN)
+        modes = dict(zip(("master", "client"), self._options.margin_mode, strict=True))
+        master_at = self._terminal(children, "master", MASTER_LOGIN, "--margin-mode", modes["master"])
         symbols = self._folder / "client_symbols.json"
         symbols.write_text(json.dumps(client_symbols(replay=self._tape is not None), indent=1), encoding="utf-8")
-        client_at = self._terminal(children, "client", CLIENT_LOGIN, "--symbols", symbols.name)
+        client_at = self._terminal(
+            children, "client", CLIENT_LOGIN, "--margin-mode", modes["client"], "--symbols", symbols.name
+        )
         url = server.wait_for(r"listening on (http://\S+)", START_S)[1]
         master_address, client_address = (address_of(child) for child in (master_at, client_at))
         admin = Api(ApiSettings(url, "admin", admin_password, url.replace("http", "ws", 1)))
@@ -292,6 +329,9 @@ class Demo:
             f"  client terminal   account {CLIENT_LOGIN} at {client_address}, another broker: other spreads and lots"
         )
         out.say(f"  copier            {described(self._rules)}")
+        if set(modes.values()) != {HEDGING}:
+            for name, mode in modes.items():
+                out.say(f"  {name} account    {mode}: {MARGIN_MODES[mode]}")
         return stage
 
     def _terminal(self, children: Children, name: str, login: int, *more: str) -> Child:
@@ -314,7 +354,10 @@ class Demo:
         try:
             if self._tape is None:
                 out.headings()
-                play(MasterTrader(stage, options.seed, options.pace, out.chapter))
+                if stage.master.netting:
+                    play_netting(NettingTrader(stage, options.seed, options.pace, out.chapter))
+                else:
+                    play(MasterTrader(stage, options.seed, options.pace, out.chapter))
                 return
             tape = self._tape
             out.say(f"Replaying {tape.positions} positions of {options.replay}.")
@@ -345,37 +388,46 @@ class Demo:
 
     # -- comparing
 
-    def _settled(self, stage: Stage) -> list[Row]:
-        """The comparison, once both accounts agree and go on agreeing, or when they have had time enough to."""
+    def _settled(self, stage: Stage) -> tuple[list[Row], list[Net]]:
+        """The comparison trade by trade and symbol by symbol, once both accounts agree and go on agreeing, or when they
+        have had time enough to."""
         deadline = time.monotonic() + SETTLE_S
         agreed_since: float | None = None
         while True:
             stage.reports.fetch()
-            rows = self._compared(stage)
+            rows, symbols = self._compared(stage)
             now = time.monotonic()
-            if any(row.verdict in (Verdict.MISSED, Verdict.DOUBLED) for row in rows):
+            if not agrees(rows, symbols):
                 agreed_since = None
             elif agreed_since is None:
                 agreed_since = now
             elif now - agreed_since >= STILL_AGREED_S:
-                return rows
+                return rows, symbols
             if now > deadline:
-                return rows
+                return rows, symbols
             time.sleep(0.1)
 
     @staticmethod
-    def _compared(stage: Stage) -> list[Row]:
-        master, client = stage.master.ever(), stage.client.ever()
+    def _compared(stage: Stage) -> tuple[list[Row], list[Net]]:
+        netting = stage.client.netting
+        master = stage.master.ever()
+        client = stage.client.copies(marks(master))
         brokers = {line.symbol: stage.broker(line.symbol) for line in (*master, *client)}
-        return compare(master, client, brokers, stage.multiplier, stage.reports.refused, stage.overdue)
+        refused, overdue = stage.reports.refused, stage.overdue
+        rows = compare(master, client, brokers, stage.multiplier, refused, overdue, stops=not netting)
+        held = [[line for line in account.now() if line.kind == POSITION] for account in (stage.master, stage.client)]
+        return rows, nets(rows, held[0], held[1], brokers, netting=netting)
 
-    def _report(self, stage: Stage, rows: Sequence[Row]) -> int:
+    def _report(self, stage: Stage, rows: Sequence[Row], symbols: Sequence[Net]) -> int:
         out = self._out
         out.say("\nBoth accounts, trade by trade, as their terminals show them:\n")
         shown = rows if self._options.all else shortened(rows)
-        out.rows(table(shown), shown)
+        out.rows(table(shown, own_stops=not stage.client.netting), [COLOURS[row.verdict] for row in shown])
         if len(shown) < len(rows):
             out.say(f"({len(rows) - len(shown)} more that were copied; --all shows them)")
+        if symbols and (stage.master.netting or stage.client.netting):
+            out.say("\nBoth accounts, symbol by symbol:\n")
+            out.rows(net_table(symbols), [RED if net.wrong else "" for net in symbols])
         if self._tape is not None and not any(line.volume for row in rows for line in (row.master, *row.copies)):
             out.say("\nBoth accounts are flat: no position and no pending order is open.")
         self._report_latencies(stage)
@@ -385,7 +437,7 @@ class Demo:
             out.say("\nRefused: " + ", ".join(f"{number} by {reason}" for reason, number in reasons.items()))
         for words in unforeseen:
             out.bad(words)
-        bad = bool(unforeseen) or any(row.verdict in (Verdict.MISSED, Verdict.DOUBLED) for row in rows)
+        bad = bool(unforeseen) or not agrees(rows, symbols)
         out.say(f"\nIn {time.monotonic() - self._began:.0f} s, from nothing to here:")
         (out.bad if bad else out.good)(summary(rows))
         return FAILED if bad else 0
@@ -404,11 +456,18 @@ class Demo:
                 out.say(line)
 
 
-def unforeseen_refusals(rows: Sequence[Row], meant: set[int]) -> list[str]:
+def agrees(rows: Sequence[Row], symbols: Sequence[Net]) -> bool:
+    wrong = any(row.verdict in (Verdict.MISSED, Verdict.DOUBLED) for row in rows)
+    return not wrong and not any(net.wrong for net in symbols)
+
+
+def unforeseen_refusals(rows: Sequence[Row], meant: Collection[Key]) -> list[str]:
     """What was refused and should have been copied, or the other way round, in words."""
-    refused = {row.ticket for row in rows if row.verdict is Verdict.REFUSED}
-    found = [f"#{ticket} was refused, and no rule was meant to" for ticket in sorted(refused - meant)]
-    return found + [f"#{ticket} was copied, and a rule was meant to refuse it" for ticket in sorted(meant - refused)]
+    refused = {row.key for row in rows if row.verdict is Verdict.REFUSED}
+    names = {row.key: f"#{number_of(row.master)}" for row in rows}
+    found = [f"{names[key]} was refused, and no rule was meant to" for key in sorted(refused - set(meant))]
+    found += [f"{names[key]} was copied, and a rule was meant to refuse it" for key in sorted(set(meant) - refused)]
+    return found
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -526,10 +585,11 @@ class Console:
         else:
             self.timed(f"{event.words:{MASTER_WIDTH}}  {answer}")
 
-    def rows(self, lines: Sequence[str], rows: Sequence[Row]) -> None:
+    def rows(self, lines: Sequence[str], colours: Sequence[str]) -> None:
+        """A table: a line of headings, and lines with a colour for each."""
         self.say(self._in(BOLD, lines[0]))
-        for line, row in zip(lines[1:], rows, strict=True):
-            self.say(self._in(COLOURS[row.verdict], line))
+        for line, colour in zip(lines[1:], colours, strict=True):
+            self.say(self._in(colour, line))
 
 
 if __name__ == "__main__":

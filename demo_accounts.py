@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, Final
 
@@ -40,9 +40,15 @@ class AccountFailed(Exception):
     """A terminal did not answer, or refused what the demo's trader asked for."""
 
 
+Key = tuple[int, int]  # a trade: its ticket, and which leg of that position
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A position or a pending order of an account, open or ended. Lots and prices are exact; 0 stands for none."""
+    """A position or a pending order of an account, open or ended. Lots and prices are exact; 0 stands for none.
+
+    Of a netting position, which grows, shrinks and turns round, a line is a part: see `legs` and `parts`.
+    """
 
     kind: str  # POSITION or ORDER
     ticket: int  # a position's identifier, a pending order's ticket
@@ -55,6 +61,25 @@ class Line:
     tp: Decimal = NOTHING
     comment: str = ""
     filled: bool = False  # an order that became a position
+    leg: int = 0  # of a netting account's position: which entry, the first is 0
+    order: int = 0  # of a position: the order that opened it
+
+    @property
+    def key(self) -> Key:
+        return (self.ticket, self.leg)
+
+    @property
+    def signed(self) -> Decimal:
+        """Lots now, below 0 when they are sold."""
+        return self.volume if self.action.startswith("BUY") else -self.volume
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """An account at one moment: what is open, and of a netting account every deal that has brought it there."""
+
+    lines: list[Line]
+    deals: list[Any] | None = None  # None = a hedging account, where the lines say everything
 
 
 class Account:
@@ -64,6 +89,8 @@ class Account:
         self.mt5: Any = mt5_sim.Client()
         if not self.mt5.initialize(address, login=login, password=PASSWORD, server=SERVER):
             raise self._unanswered("initialize")
+        self.netting = self._answer("account_info").margin_mode != t.ACCOUNT_MARGIN_MODE_RETAIL_HEDGING
+        self._deals: dict[int, Any] = {}  # by ticket: those of a netting account that were seen
 
     def close(self) -> None:
         self.mt5.shutdown()
@@ -84,11 +111,38 @@ class Account:
         orders = [order_line(o, exact(o.volume_current)) for o in self._answer("orders_get")]
         return [*(position_line(p) for p in self._answer("positions_get")), *orders]
 
+    def sight(self) -> Sight:
+        """What is open now, with the deals of a netting account; these are read last, so they are the newest."""
+        lines = self.now()
+        return Sight(lines, self._newest_deals() if self.netting else None)
+
+    def _newest_deals(self) -> list[Any]:
+        """All deals; only those since the last one that is known are asked for."""
+        since = max((deal.time for deal in self._deals.values()), default=EVER[0])
+        self._deals.update({deal.ticket: deal for deal in self._answer("history_deals_get", since, EVER[1])})
+        return list(self._deals.values())
+
     def ever(self) -> list[Line]:
-        """Everything that was ever opened or placed, ended or not."""
+        """Everything that was ever opened or placed, ended or not; of a netting account's positions the legs."""
         orders, positions = self._answer("orders_get"), self._answer("positions_get")
-        old_orders = self._answer("history_orders_get", *EVER)
-        return all_lines(positions, orders, self._answer("history_deals_get", *EVER), old_orders)
+        deals, old_orders = self._answer("history_deals_get", *EVER), self._answer("history_orders_get", *EVER)
+        if self.netting:
+            return [*legs(positions, deals), *order_lines(orders, old_orders)]
+        return all_lines(positions, orders, deals, old_orders)
+
+    def copies(self, marks: Mapping[str, Key]) -> list[Line]:
+        """Everything that was ever opened or placed, told apart by the comments that mark copies."""
+        if not self.netting:
+            return self.ever()
+        orders, old_orders = self._answer("orders_get"), self._answer("history_orders_get", *EVER)
+        return [*parts(self._answer("history_deals_get", *EVER), marks), *order_lines(orders, old_orders)]
+
+    def whole(self, symbol: str) -> Line:
+        """The position that a netting account has of a symbol."""
+        found = self._answer("positions_get", symbol=symbol)
+        if not found:
+            raise AccountFailed(f"there is no position of {symbol}")
+        return position_line(found[0])
 
     def symbol(self, name: str) -> Any:
         """symbol_info() with prices."""
@@ -130,6 +184,8 @@ class Account:
         return self._done(result, f"{action} {volume} {symbol}")
 
     def set_stops(self, ticket: int, symbol: str, sl: Decimal, tp: Decimal) -> None:
+        if self.netting:  # the ticket changes when a position turns round
+            ticket = next((p.ticket for p in self._answer("positions_get", symbol=symbol)), ticket)
         fields = {"action": t.TRADE_ACTION_SLTP, "position": ticket, "symbol": symbol, "sl": float(sl), "tp": float(tp)}
         self._done(self._answer("order_send", fields), f"SL {sl} TP {tp} for #{ticket}")
 
@@ -179,14 +235,27 @@ def order_line(o: Any, volume: Decimal) -> Line:
     )  # fmt: skip
 
 
+def trading(deals: Iterable[Any]) -> list[Any]:
+    """The deals that traded, without deposits and the like, in the order in which they were made."""
+    return sorted((d for d in deals if d.type in (t.DEAL_TYPE_BUY, t.DEAL_TYPE_SELL)), key=lambda d: d.ticket)
+
+
+def order_lines(orders: Iterable[Any], old_orders: Iterable[Any]) -> list[Line]:
+    """The pending orders, open or ended."""
+    ended = {o.ticket: order_line(o, NOTHING) for o in old_orders if ACTIONS.get(o.type) not in (None, "BUY", "SELL")}
+    for order in orders:  # one that ends meanwhile is in both
+        ended[order.ticket] = order_line(order, exact(order.volume_current))
+    return list(ended.values())
+
+
 def all_lines(
     positions: Iterable[Any], orders: Iterable[Any], deals: Iterable[Any], old_orders: Iterable[Any]
 ) -> list[Line]:
-    """Positions put together from their deals (and from what is open now), and pending orders open or ended."""
+    """Of a hedging account: positions put together from their deals (and from what is open now), and pending orders."""
     opened: defaultdict[int, Decimal] = defaultdict(Decimal)
     first: dict[int, Any] = {}
-    for deal in deals:
-        if deal.type in (t.DEAL_TYPE_BUY, t.DEAL_TYPE_SELL) and deal.entry == t.DEAL_ENTRY_IN:
+    for deal in trading(deals):
+        if deal.entry == t.DEAL_ENTRY_IN:
             opened[deal.position_id] += exact(deal.volume)
             first.setdefault(deal.position_id, deal)
     shown = {p.identifier: position_line(p) for p in positions}
@@ -198,11 +267,71 @@ def all_lines(
         action = ACTIONS[deal.type]
         found.append(Line(POSITION, identifier, deal.symbol, action, opened[identifier], volume, *stops, deal.comment))
     found += shown.values()  # open, and its deal not in the history yet
-    ended = {o.ticket: order_line(o, NOTHING) for o in old_orders if ACTIONS.get(o.type) not in (None, "BUY", "SELL")}
-    for order in orders:
-        ended.pop(order.ticket, None)
-        found.append(order_line(order, exact(order.volume_current)))
-    return [*found, *ended.values()]
+    return [*found, *order_lines(orders, old_orders)]
+
+
+def legs(positions: Iterable[Any], deals: Iterable[Any]) -> list[Line]:
+    """The positions of a netting account, entry by entry, put together from its deals.
+
+    Each growth is a leg of its own; what is closed is taken from the oldest first; when a position turns round, it ends
+    all its legs and begins another. SL and TP of an open leg are its position's.
+    """
+    found: dict[int, list[Line]] = {}  # by the position's identifier
+    for deal in trading(deals):
+        ours = found.setdefault(deal.position_id, [])
+        left = exact(deal.volume)
+        if deal.entry != t.DEAL_ENTRY_IN:
+            for index, leg in enumerate(ours):
+                taken = min(leg.volume, left)
+                ours[index], left = replace(leg, volume=leg.volume - taken), left - taken
+        if left:
+            ours.append(
+                Line(
+                    POSITION, deal.position_id, deal.symbol, ACTIONS[deal.type], left, left, exact(deal.price),
+                    comment=deal.comment, leg=len(ours), order=deal.order,
+                )
+            )  # fmt: skip
+    for position in positions:
+        ours = found.get(position.identifier, [])
+        sl, tp = exact(position.sl), exact(position.tp)
+        found[position.identifier] = [replace(leg, sl=sl, tp=tp) if leg.volume else leg for leg in ours]
+    return [leg for ours in found.values() for leg in ours]
+
+
+def parts(deals: Iterable[Any], marks: Mapping[str, Key]) -> list[Line]:
+    """The copies of which a netting account's positions consist, by the comments of its deals alone.
+
+    `marks` says which trade a comment stands for. The side of a trade's first deal is that of its copy, what was done
+    on the other side has closed it. A second order that opened the same is a line of its own. Less than nothing is left
+    (below 0) of what was closed twice.
+    """
+    groups: dict[Hashable, list[Any]] = {}
+    for deal in trading(deals):
+        groups.setdefault(marks.get(deal.comment, deal.comment), []).append(deal)
+    found: list[Line] = []
+    for group in groups.values():
+        first = group[0]
+        opened: dict[int, Line] = {}  # by order
+        closed = NOTHING
+        for deal in group:
+            lots = exact(deal.volume)
+            if deal.type != first.type:
+                closed += lots
+                continue
+            known = opened.get(deal.order)
+            if known is None:
+                known = Line(
+                    POSITION, deal.position_id, deal.symbol, ACTIONS[deal.type], NOTHING, NOTHING, exact(deal.price),
+                    comment=deal.comment, order=deal.order,
+                )  # fmt: skip
+            opened[deal.order] = replace(known, opened=known.opened + lots, volume=known.volume + lots)
+        *older, newest = opened.values()
+        for line in older:
+            taken = min(line.volume, closed)
+            closed -= taken
+            found.append(replace(line, volume=line.volume - taken))
+        found.append(replace(newest, volume=newest.volume - closed))
+    return found
 
 
 def plain(number: Decimal) -> str:

@@ -10,13 +10,13 @@ import csv
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Final
 
 import sim_types as t
-from demo_accounts import plain
+from demo_accounts import POSITION, Line, plain
 from demo_report import expected_volume
 from demo_script import Event, Stage, gone, opened, reduced
 from sim_symbols import SymbolSpec, default_symbols
@@ -249,8 +249,7 @@ def play_tape(tape: Tape, stage: Stage, speed: float | None, progress: Callable[
     file, shortened so many times (and to `LONGEST_PAUSE_S`); only a close waits until its own position was copied,
     because the life of many is shorter than a look of the sender when it is shortened so.
     """
-    tickets: dict[int, int] = {}  # position in the file -> on the master
-    volumes: dict[int, tuple[Decimal, Decimal]] = {}  # opened, left
+    trades: dict[int, Line] = {}  # position in the file -> on the master
     waiting: dict[int, list[Event]] = {}
     due, before = time.monotonic(), tape.steps[0].at_msc
     for number, step in enumerate(tape.steps):
@@ -260,7 +259,7 @@ def play_tape(tape: Tape, stage: Stage, speed: float | None, progress: Callable[
             stage.watch([event for events in waiting.values() for event in events], until=due)
             time.sleep(max(0.0, due - time.monotonic()))
             stage.watch(waiting.get(step.position, ()))
-        event = do(step, stage, tickets, volumes)
+        event = do(step, stage, trades)
         if speed is None:
             stage.watch([event])
         else:
@@ -269,22 +268,20 @@ def play_tape(tape: Tape, stage: Stage, speed: float | None, progress: Callable[
     stage.watch([event for events in waiting.values() for event in events])
 
 
-def do(step: Step, stage: Stage, tickets: dict[int, int], volumes: dict[int, tuple[Decimal, Decimal]]) -> Event:
+def do(step: Step, stage: Stage, trades: dict[int, Line]) -> Event:
     """One step on the master, and what the client must show then."""
     if step.opens:
         action = "BUY" if step.buys else "SELL"
-        ticket = tickets[step.position] = stage.master.open(step.symbol, action, step.volume)
-        volumes[step.position] = (step.volume, step.volume)
+        ticket = stage.master.open(step.symbol, action, step.volume)
+        trade = trades[step.position] = Line(POSITION, ticket, step.symbol, action, step.volume, step.volume)
         words = f"{action} {plain(step.volume)} {step.symbol} #{ticket}"
-        return stage.did(words, ticket, opened(ticket), opens=True)
-    ticket = tickets[step.position]
-    original, left = volumes[step.position]
-    rest = left - step.volume
-    volumes[step.position] = (original, rest)
-    stage.master.close_position(ticket, step.volume)
-    words = f"closes {plain(step.volume)} of {plain(left)} {step.symbol} #{ticket}"
-    if not rest:
-        return stage.did(words, ticket, gone(ticket))
+        return stage.did(words, trade, opened(trade), opens=True)
+    before = trades[step.position]
+    trade = trades[step.position] = replace(before, volume=before.volume - step.volume)
+    stage.master.close_position(trade.ticket, step.volume)
+    words = f"closes {plain(step.volume)} of {plain(before.volume)} {step.symbol} #{trade.ticket}"
+    if not trade.volume:
+        return stage.did(words, trade, gone(trade))
     broker = stage.broker(step.symbol)
-    share = expected_volume(original, broker, stage.multiplier)
-    return stage.did(words, ticket, reduced(ticket, share, rest, original, broker))
+    share = expected_volume(trade.opened, broker, stage.multiplier)
+    return stage.did(words, trade, reduced(trade, share, broker))

@@ -6,14 +6,14 @@ it is still open or not. The one thing taken from the copier's reports is why a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from enum import StrEnum
 from typing import Any, Final
 
 from copies import tag_of
-from demo_accounts import NOTHING, ORDER, POSITION, Line, plain
+from demo_accounts import NOTHING, ORDER, POSITION, Key, Line, plain
 from signals import Kind
 
 MASTER: Final = "master_user"  # the master's name on the server: part of the mark of a copy
@@ -41,7 +41,8 @@ class Broker:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One trade of the master and all that the client has of it."""
+    """One trade of the master (a position, one leg of a netting position, a pending order) and all that the client has
+    of it. `ticket` 0: of nothing that the master had."""
 
     ticket: int
     master: Line
@@ -49,13 +50,28 @@ class Row:
     verdict: Verdict
     detail: str = ""
 
+    @property
+    def key(self) -> Key:
+        return (self.ticket, self.master.leg)
+
 
 # --- the comparison --------------------------------------------------------------------------------------------------
 
 
-def tags(ticket: int) -> tuple[str, str]:
-    """The comments that copies of a position and of a pending order with this ticket carry."""
-    return tag_of((MASTER, Kind.POSITION, ticket)), tag_of((MASTER, Kind.ORDER, ticket))
+def tags(ticket: int, leg: int = 0, order: int = 0) -> tuple[str, str]:
+    """The comments that copies of a position, or of one leg of it, and of the order that opened it carry."""
+    return tag_of((MASTER, Kind.POSITION, ticket, leg)), tag_of((MASTER, Kind.ORDER, order or ticket, 0))
+
+
+def tags_of(line: Line) -> tuple[str, str]:
+    return tags(line.ticket, line.leg, line.order)
+
+
+def marks(master: Iterable[Line]) -> dict[str, Key]:
+    """Every comment that a copy of the master's trades may carry, and whose it is. A pending order that filled is the
+    position, or the leg, that it opened."""
+    lines = sorted(master, key=lambda line: line.kind == POSITION)
+    return {tag: line.key for line in lines for tag in tags_of(line)}
 
 
 def compare(
@@ -64,46 +80,56 @@ def compare(
     brokers: Mapping[str, Broker],
     multiplier: Decimal,
     refused: Callable[[int], str],
-    overdue: Mapping[int, str],
+    overdue: Mapping[Key, str],
+    *,
+    stops: bool = True,
 ) -> list[Row]:
     """Every trade of the master's account, in the order of its tickets, with the verdict on it.
 
     `refused` gives the reason why the copier did not copy a ticket ("" = it gave none); `overdue` what was not seen on
-    the client in time, even if it is there now. What the client has beyond copies of the master's trades comes last.
+    the client in time, even if it is there now; `stops` whether each of the client's positions has its own SL and TP.
+    What the client has beyond copies of the master's trades comes last.
     """
-    lines = sorted(master, key=lambda line: line.ticket)
-    positions = {line.ticket: line for line in lines if line.kind == POSITION}
-    orders = {line.ticket: line for line in lines if line.kind == ORDER}
-    marks = {tag: ticket for ticket in {**orders, **positions} for tag in tags(ticket)}
-    copies: dict[int, list[Line]] = {}
+    lines = list(master)
+    positions = {line.key: line for line in lines if line.kind == POSITION}
+    became = {line.order or line.ticket: key for key, line in positions.items()}
+    orders = {became.get(line.ticket, line.key): line for line in lines if line.kind == ORDER}
+    whose = marks(lines)
+    copies: dict[Key, list[Line]] = {}
     strangers = []
     for line in client:
-        ticket = marks.get(line.comment)
-        if ticket is None:
+        key = whose.get(line.comment)
+        if key not in positions and key not in orders:
             strangers.append(line)
         else:
-            copies.setdefault(ticket, []).append(line)
+            copies.setdefault(key, []).append(line)
+    trades = {**orders, **positions}
+    reasons = {key: refused(key[0]) for key in trades if key not in copies}
+    wanted = shares(trades.values(), brokers, multiplier, {order.ticket for order in orders.values()}, reasons)
     rows = []
-    for ticket in sorted({**orders, **positions}):
-        shown = positions.get(ticket) or orders[ticket]
-        found = tuple(copies.get(ticket, ()))
-        if not found and (reason := refused(ticket)):
-            rows.append(Row(ticket, shown, (), Verdict.REFUSED, reason))
+    for key in sorted(trades):
+        position, order = positions.get(key), orders.get(key)
+        shown = position or orders[key]
+        found = tuple(copies.get(key, ()))
+        if reason := reasons.get(key):
+            rows.append(Row(key[0], shown, (), Verdict.REFUSED, reason))
             continue
-        verdict, detail = judge(positions.get(ticket), orders.get(ticket), found, brokers[shown.symbol], multiplier)
-        if verdict is Verdict.COPIED and ticket in overdue:
-            verdict, detail = Verdict.MISSED, overdue[ticket]
-        rows.append(Row(ticket, shown, found, verdict, detail))
+        verdict, detail = judge(position, order, found, brokers[shown.symbol], wanted[key], stops=stops)
+        late = overdue.get(key) or (order and overdue.get(order.key))
+        if verdict is Verdict.COPIED and late:
+            verdict, detail = Verdict.MISSED, late
+        rows.append(Row(key[0], shown, found, verdict, detail))
     rows += [Row(0, line, (line,), Verdict.DOUBLED, "is a copy of nothing the master had") for line in strangers]
     return rows
 
 
 def judge(
-    position: Line | None, order: Line | None, copies: Sequence[Line], broker: Broker, multiplier: Decimal
+    position: Line | None, order: Line | None, copies: Sequence[Line], broker: Broker, share: Decimal, *, stops: bool
 ) -> tuple[Verdict, str]:
-    """Whether the client's copies of one trade are what they should be, and if not, why not.
+    """Whether the client's copies of one trade, of `share` lots, are what they should be, and if not, why not.
 
-    The master's trade is a position, a pending order, or both: an order and the position that it became.
+    The master's trade is a position, a pending order, or both: an order and the position that it became. An order that
+    filled and became none has closed something on a netting account; what the client's copy of it opened has gone then.
     """
     held = [copy for copy in copies if copy.kind == POSITION]
     placed = [copy for copy in copies if copy.kind == ORDER]
@@ -112,7 +138,10 @@ def judge(
     if placed and order is None:
         return Verdict.DOUBLED, f"pending order #{placed[0].ticket} instead of a position only"
     if position is None:
-        if held:
+        if held and order is not None and order.filled and not order.volume:
+            if held[0].volume:
+                return Verdict.DOUBLED, f"position #{held[0].ticket} is open; the master's order only closed something"
+        elif held:
             return Verdict.DOUBLED, f"the client's order became position #{held[0].ticket}, the master's did not"
         if not placed:
             return Verdict.MISSED, "the pending order was never placed"
@@ -124,15 +153,14 @@ def judge(
         if placed and placed[0].volume:
             return Verdict.DOUBLED, f"pending order #{placed[0].ticket} is still there beside the position"
         original, copy = position, held[0]
-    wrong = difference(original, copy, broker, multiplier)
+    wrong = difference(original, copy, broker, share, stops=stops or original.kind == ORDER)
     return (Verdict.MISSED, wrong) if wrong else (Verdict.COPIED, "")
 
 
-def difference(original: Line, copy: Line, broker: Broker, multiplier: Decimal) -> str:
+def difference(original: Line, copy: Line, broker: Broker, share: Decimal, *, stops: bool) -> str:
     """In what a copy is not as its original demands; "" when it is right."""
     if (original.symbol, original.action) != (copy.symbol, copy.action):
         return f"{copy.action} {copy.symbol} instead of {original.action} {original.symbol}"
-    share = expected_volume(original.opened, broker, multiplier)
     if copy.opened != share:
         return f"{copy.opened} lots instead of {share}"
     if not original.volume:
@@ -141,6 +169,8 @@ def difference(original: Line, copy: Line, broker: Broker, multiplier: Decimal) 
         return "closed on the client, open on the master"
     if not is_proportional(copy.volume, share, original.volume, original.opened, broker):
         return f"{copy.volume} lots left of {share}; the master has {original.volume} of {original.opened}"
+    if not stops:
+        return ""
     for name in ("sl", "tp") if original.kind == POSITION else ("price", "sl", "tp"):
         wanted, found = on_grid(getattr(original, name), broker), getattr(copy, name)
         if wanted != found:
@@ -148,10 +178,41 @@ def difference(original: Line, copy: Line, broker: Broker, multiplier: Decimal) 
     return ""
 
 
+def shares(
+    lines: Iterable[Line],
+    brokers: Mapping[str, Broker],
+    multiplier: Decimal,
+    placed: Container[int],
+    reasons: Mapping[Key, str],
+) -> dict[Key, Decimal]:
+    """The lots that the copy of each position, leg or pending order should have at first.
+
+    What rounding leaves over of a leg goes to the next one of the position until it turns round. It is lost where a leg
+    was refused (`reasons`) unless for being too small. Legs that were `placed` as pending orders stand for themselves.
+    """
+    found: dict[Key, Decimal] = {}
+    rest, before = NOTHING, None
+    for line in sorted(lines, key=lambda line: line.key):
+        goes_on = before is not None and (before.ticket, before.action) == (line.ticket, line.action)
+        carried = rest if goes_on and (line.order or line.ticket) not in placed else NOTHING
+        broker, asked = brokers[line.symbol], line.opened * multiplier + carried
+        whole = floored(asked, broker)
+        share = min(whole, floored(broker.volume_max, broker))
+        if share < broker.volume_min:
+            found[line.key], rest = NOTHING, asked
+        else:
+            found[line.key], rest = share, NOTHING if reasons.get(line.key) else asked - whole
+        before = line
+    return found
+
+
+def floored(volume: Decimal, broker: Broker) -> Decimal:
+    return (volume / broker.volume_step).to_integral_value(ROUND_FLOOR) * broker.volume_step
+
+
 def expected_volume(master_volume: Decimal, broker: Broker, multiplier: Decimal) -> Decimal:
-    """Lots of a copy: the share of the master's, in whole steps of the client's broker, at most what it takes."""
-    steps = (min(master_volume * multiplier, broker.volume_max) / broker.volume_step).to_integral_value(ROUND_FLOOR)
-    return steps * broker.volume_step
+    """Lots of the copy of what was entered at once."""
+    return min(floored(master_volume * multiplier, broker), floored(broker.volume_max, broker))
 
 
 def is_proportional(
@@ -162,6 +223,67 @@ def is_proportional(
     steps = (share * master_left / master_opened / broker.volume_step).to_integral_value(ROUND_CEILING)
     wanted = max(steps * broker.volume_step, broker.volume_min)
     return left == wanted or (wanted < left <= share and left - wanted < broker.volume_min)
+
+
+# --- the comparison symbol by symbol ---------------------------------------------------------------------------------
+
+
+Stops = tuple[Decimal, Decimal]  # SL and TP, 0 = none
+
+
+@dataclass(frozen=True, slots=True)
+class Net:
+    """What both accounts have of a symbol, lots that are sold below 0."""
+
+    symbol: str
+    master: Decimal
+    refused: Decimal  # of those
+    copies: Decimal  # what the client's copies, trade by trade, add up to
+    client: Decimal  # what the client's terminal shows
+    wanted: Stops | None = None  # SL and TP that the client's position should have; None = each copy has its own
+    found: Stops | None = None
+
+    @property
+    def wrong(self) -> str:
+        if self.client != self.copies:
+            return f"{side_of(self.client)} instead of {side_of(self.copies)}"
+        if self.wanted != self.found:
+            return "other SL / TP than its copies ask for"
+        return ""
+
+
+def nets(
+    rows: Sequence[Row], master: Sequence[Line], client: Sequence[Line], brokers: Mapping[str, Broker], *, netting: bool
+) -> list[Net]:
+    """Both accounts symbol by symbol. `master` and `client` are the open positions as their terminals show them;
+    `netting`: the client has one for each symbol, with one SL and TP."""
+    refused = [row.master for row in rows if row.verdict is Verdict.REFUSED and row.master.kind == POSITION]
+    copied = [(row.master, copy) for row in rows for copy in row.copies if copy.kind == POSITION and copy.volume]
+    copies = [copy for _, copy in copied]
+    wholes = {line.symbol: line for line in client} if netting else {}
+    found = []
+    for symbol in sorted({line.symbol for line in (*master, *client, *copies)}):
+        wanted = shown = None
+        if (whole := wholes.get(symbol)) is not None:
+            alike = [line for line, copy in copied if (copy.symbol, copy.action) == (symbol, whole.action)]
+            wanted, shown = joint_stops(alike, whole.action, brokers[symbol]), (whole.sl, whole.tp)
+        lots = [net_lots(lines, symbol) for lines in (master, refused, copies, client)]
+        found.append(Net(symbol, lots[0], lots[1], lots[2], lots[3], wanted, shown))
+    return found
+
+
+def net_lots(lines: Iterable[Line], symbol: str) -> Decimal:
+    return sum((line.signed for line in lines if line.symbol == symbol), NOTHING)
+
+
+def joint_stops(originals: Iterable[Line], action: str, broker: Broker) -> Stops:
+    """SL and TP of a position that is made of copies of these trades: the farthest, none where one of them has none."""
+    stops = [(on_grid(line.sl, broker), on_grid(line.tp, broker)) for line in originals]
+    losses, profits = [sl for sl, _ in stops], [tp for _, tp in stops]
+    low, high = (min, max) if action == "BUY" else (max, min)
+    sl = low(losses) if losses and all(losses) else NOTHING
+    tp = high(profits) if profits and all(profits) else NOTHING
+    return sl, tp
 
 
 def on_grid(price: Decimal, broker: Broker) -> Decimal:
@@ -194,14 +316,16 @@ HOPS: Final = (
 )
 
 
-def hops(reports: Iterable[Mapping[str, Any]], visible: Mapping[int, int]) -> dict[str, list[int]]:
+def hops(reports: Iterable[Mapping[str, Any]], visible: Mapping[int, Sequence[int]]) -> dict[str, list[int]]:
     """Milliseconds that each hop took, one number for each open that the copier reported with all its times.
 
-    `visible` says of a ticket when (UTC ms) the master's terminal had confirmed it.
+    `visible` says of a ticket when (UTC ms) the master's terminal had confirmed it, and each growth of it. A report has
+    the ticket only; it is of what was confirmed nearest to its detection.
     """
     found: dict[str, list[int]] = {name: [] for name, _, _ in HOPS}
     for report in reports:
-        times = {**report, "visible_at": visible.get(report.get("ticket", 0), 0)}
+        confirmed, detected = visible.get(report.get("ticket", 0), ()), report.get("detected_at") or 0
+        times = {**report, "visible_at": min(confirmed, key=lambda at: abs(at - detected), default=0)}
         if all(times.get(name) for _, *ends in HOPS for name in ends):
             for name, begin, end in HOPS:
                 found[name].append(max(0, int(times[end]) - int(times[begin])))
@@ -235,10 +359,24 @@ def state(line: Line) -> str:
     return "filled" if line.filled else "cancelled"
 
 
+def side_of(lots: Decimal) -> str:
+    """Lots that are sold below 0, in words."""
+    return f"{'BUY' if lots > 0 else 'SELL'} {plain(abs(lots))}" if lots else "flat"
+
+
 def stops(line: Line | None) -> str:
-    if line is None or not line.volume or not (line.sl or line.tp):
+    return "-" if line is None or not line.volume else pair((line.sl, line.tp))
+
+
+def pair(prices: Stops | None) -> str:
+    if prices is None or not any(prices):
         return "-"
-    return " / ".join(f"{plain(price)}" if price else "none" for price in (line.sl, line.tp))
+    return " / ".join(plain(price) if price else "none" for price in prices)
+
+
+def number_of(line: Line) -> str:
+    """How a trade of the master is called: 4409195544, and its second leg 4409195544-1."""
+    return f"{line.ticket}-{line.leg}" if line.leg else str(line.ticket)
 
 
 def both(one: str, other: str) -> str:
@@ -250,31 +388,42 @@ def shown_copy(row: Row) -> Line | None:
     return min(row.copies, key=lambda line: (line.kind != row.master.kind, not line.volume), default=None)
 
 
-HEADINGS: Final = (
-    "master #", "symbol", "side", "lots master", "lots client", "SL / TP (master | client)", "client #", "state", "",
-)  # fmt: skip
-
-
-def table(rows: Sequence[Row]) -> list[str]:
-    """One line for each trade, below a line of headings."""
-    cells: list[tuple[str, ...]] = [HEADINGS]
+def table(rows: Sequence[Row], *, own_stops: bool = True) -> list[str]:
+    """One line for each trade, below a line of headings. `own_stops`: each of the client's positions has its own."""
+    whose = "master | client" if own_stops else "master"
+    columns = ("side", "lots master", "lots client", f"SL / TP ({whose})", "client #", "state", "")
+    cells: list[tuple[str, ...]] = [("master #", "symbol", *columns)]
     for row in rows:
         copy = shown_copy(row)
         stranger = not row.ticket
+        theirs = stops(copy) if copy and (own_stops or copy.kind == ORDER) else stops(row.master)
         cells.append(
             (
-                "-" if stranger else str(row.ticket),
+                "-" if stranger else number_of(row.master),
                 row.master.symbol,
                 row.master.action,
                 "-" if stranger else lots(row.master),
                 lots(copy),
-                both(stops(row.master), stops(copy)) if copy else stops(row.master),
+                both(stops(row.master), theirs),
                 ", ".join(dict.fromkeys(str(line.ticket) for line in row.copies)) or "-",
                 both(state(row.master), state(copy)) if copy else f"{state(row.master)} | -",
                 f"{row.verdict}: {row.detail}" if row.detail else row.verdict,
             )
         )
     return aligned(cells, right=(0, 3, 4, 6))
+
+
+def net_table(found: Sequence[Net]) -> list[str]:
+    """One line for each symbol, below a line of headings."""
+    one_for_all = any(net.found is not None for net in found)
+    heading = "SL / TP (wanted | found)" if one_for_all else ""
+    cells = [("symbol", "master", "client's copies", "client's account", heading, "")]
+    for net in found:
+        master, copies, client = (side_of(lots) for lots in (net.master, net.copies, net.client))
+        master += f" ({plain(abs(net.refused))} refused)" if net.refused else ""
+        prices = both(pair(net.wanted), pair(net.found)) if one_for_all else ""
+        cells.append((net.symbol, master, copies, client, prices, net.wrong or "agrees"))
+    return aligned(cells)
 
 
 def shortened(rows: Sequence[Row]) -> list[Row]:

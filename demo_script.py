@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final
 
 from api_client import Api
-from demo_accounts import NOTHING, ORDER, POSITION, Account, Line, plain, wall_ms
-from demo_report import Broker, expected_volume, is_proportional, tags
+from demo_accounts import NOTHING, ORDER, POSITION, Account, Key, Line, Sight, parts, plain, wall_ms
+from demo_report import Broker, Stops, expected_volume, is_proportional, joint_stops, side_of, tags_of
 from safety import Reason
 from terminal import exact
 
@@ -64,16 +65,37 @@ class Reports:
 class Look:
     """The client's account at one moment, by the marks of the copies."""
 
-    def __init__(self, lines: Iterable[Line]) -> None:
-        self._lines: dict[tuple[str, str], Line] = {(line.kind, line.comment): line for line in lines}
+    def __init__(self, sight: Sight) -> None:
+        self.netting = sight.deals is not None
+        self._deals = sight.deals or []
+        self._lines: dict[tuple[str, str], Line] = {(line.kind, line.comment): line for line in sight.lines}
+        self._wholes = {line.symbol: line for line in sight.lines if line.kind == POSITION}
 
-    def position(self, ticket: int) -> Line | None:
+    def position(self, trade: Line) -> Line | None:
         """The open copy of a master's position, or of the pending order that it came from."""
-        found = (self._lines.get((POSITION, tag)) for tag in tags(ticket))
-        return next((line for line in found if line is not None), None)
+        tags = tags_of(trade)
+        if not self.netting:
+            found = (self._lines.get((POSITION, tag)) for tag in tags)
+            return next((line for line in found if line is not None), None)
+        copies = parts((d for d in self._deals if d.comment in tags), dict.fromkeys(tags, trade.key))
+        return next((copy for copy in copies if copy.volume), None)
 
-    def order(self, ticket: int) -> Line | None:
-        return self._lines.get((ORDER, tags(ticket)[1]))
+    def order(self, trade: Line) -> Line | None:
+        return self._lines.get((ORDER, tags_of(trade)[1]))
+
+    def whole(self, symbol: str) -> Line | None:
+        """A netting account's position."""
+        return self._wholes.get(symbol) if self.netting else None
+
+    def in_all(self, symbol: str) -> str:
+        """What a netting account has of a symbol, in words that go on from those about one copy."""
+        if not self.netting:
+            return ""
+        lots = sum((copy.signed for copy in parts(self._of(symbol), {})), NOTHING)
+        return f", in all {side_of(lots)}" if lots else ", flat"
+
+    def _of(self, symbol: str) -> Iterable[Any]:
+        return (deal for deal in self._deals if deal.symbol == symbol)
 
 
 Test = Callable[[Look], str | None]  # what the client shows, in words; None = not yet
@@ -84,7 +106,7 @@ class Event:
     """One thing done on the master, and what must come of it on the client."""
 
     words: str  # what the master did
-    ticket: int
+    trade: Line  # of the master
     arrived: Test
     refusal: str = ""  # the rule that is meant to refuse it; "" = it is to be copied
     timed: bool = True  # false: what happens on the client is not caused by the copier
@@ -105,9 +127,11 @@ class Stage:
     tell: Callable[[Event], None]  # shows an event that is over
     multiplier: Decimal  # the client's lots for one of the master's
     latencies: list[float] = field(default_factory=list)  # ms from the master's confirmation until the client shows it
-    visible: dict[int, int] = field(default_factory=dict)  # ticket -> UTC ms of its confirmation by the master
-    overdue: dict[int, str] = field(default_factory=dict)  # ticket -> what did not come in time
-    meant_refused: set[int] = field(default_factory=set)  # tickets
+    visible: dict[int, list[int]] = field(
+        default_factory=dict
+    )  # ticket -> UTC ms of its confirmation, and of each growth
+    overdue: dict[Key, str] = field(default_factory=dict)  # trade -> what did not come in time
+    meant_refused: set[Key] = field(default_factory=set)  # trades
     brokers: dict[str, Broker] = field(default_factory=dict)  # the client's, by symbol
 
     def broker(self, symbol: str) -> Broker:
@@ -117,13 +141,17 @@ class Stage:
             self.brokers[symbol] = Broker(*(exact(value) for value in limits))
         return self.brokers[symbol]
 
-    def did(self, words: str, ticket: int, arrived: Test, *, opens: bool = False, **more: Any) -> Event:
+    def look(self) -> Look:
+        """The client now."""
+        return Look(self.client.sight())
+
+    def did(self, words: str, trade: Line, arrived: Test, *, opens: bool = False, **more: Any) -> Event:
         """Note that the master's terminal has just confirmed something."""
-        event = Event(words, ticket, arrived, done_at=time.monotonic(), **more)
+        event = Event(words, trade, arrived, done_at=time.monotonic(), **more)
         if opens:
-            self.visible[ticket] = wall_ms()
+            self.visible.setdefault(trade.ticket, []).append(wall_ms())
         if event.refusal:
-            self.meant_refused.add(ticket)
+            self.meant_refused.add(trade.key)
         return event
 
     def watch(self, events: Sequence[Event], until: float | None = None) -> None:
@@ -131,7 +159,7 @@ class Stage:
         waiting = [event for event in events if event.answer is None]
         ask_again = time.monotonic() + ASK_SERVER_EVERY_S
         while waiting:
-            look = Look(self.client.now())
+            look = self.look()
             now = time.monotonic()
             for event in waiting:
                 self._settle(event, look, now)
@@ -140,9 +168,9 @@ class Stage:
                 return
             late = [event for event in waiting if now - event.done_at > TAKEN_UP_S]
             for event in late:
-                self.overdue[event.ticket] = f"not seen within {TAKEN_UP_S:.0f} s: {event.words}"
+                self.overdue[event.trade.key] = f"not seen within {TAKEN_UP_S:.0f} s: {event.words}"
             if late:
-                raise NotTakenUp(self.overdue[late[0].ticket])
+                raise NotTakenUp(self.overdue[late[0].trade.key])
             if now >= ask_again:
                 self.check()
                 self.reports.fetch()
@@ -157,7 +185,7 @@ class Stage:
             if event.timed:
                 self.latencies.append(event.took_ms)
         else:
-            reason, detail = self.reports.refusal(event.ticket)
+            reason, detail = self.reports.refusal(event.trade.ticket)
             # A refusal for now may end in a copy after all, so an unforeseen one is waited upon.
             if reason and (reason == event.refusal or now - event.done_at > REFUSAL_STANDS_S):
                 event.answer = f"refused by {reason}: {detail}"
@@ -169,56 +197,79 @@ class Stage:
 # --- what the client must show ---------------------------------------------------------------------------------------
 
 
-def opened(ticket: int) -> Test:
+def opened(trade: Line) -> Test:
     def test(look: Look) -> str | None:
-        copy = look.position(ticket)
+        copy = look.position(trade)
+        if copy is None:
+            return None
+        number = look.in_all(trade.symbol) or f" #{copy.ticket}"  # on a netting account all have the same
+        return f"{copy.action} {plain(copy.volume)} at {plain(copy.price)}{number}"
+
+    return test
+
+
+def placed(trade: Line) -> Test:
+    def test(look: Look) -> str | None:
+        copy = look.order(trade)
         return f"{copy.action} {plain(copy.volume)} at {plain(copy.price)} #{copy.ticket}" if copy else None
 
     return test
 
 
-def placed(ticket: int) -> Test:
+def with_stops(trade: Line, others: Sequence[Line], broker: Broker) -> Test:
+    """`others` are the master's other copied trades of the symbol: on a netting account they share SL and TP."""
+
     def test(look: Look) -> str | None:
-        copy = look.order(ticket)
-        return f"{copy.action} {plain(copy.volume)} at {plain(copy.price)} #{copy.ticket}" if copy else None
+        if not look.netting:
+            copy = look.position(trade)
+            return in_words((trade.sl, trade.tp)) if copy and (copy.sl, copy.tp) == (trade.sl, trade.tp) else None
+        whole = look.whole(trade.symbol)
+        if whole is None:
+            return "none: its copies are flat in all"
+        alike = [line for line in (trade, *others) if line.action == whole.action]
+        wanted = joint_stops(alike, whole.action, broker)
+        if (whole.sl, whole.tp) != wanted:
+            return None
+        return in_words(wanted) if alike == [trade] else f"{in_words(wanted)}, the farthest of {len(alike)}"
 
     return test
 
 
-def with_stops(ticket: int, sl: Decimal, tp: Decimal) -> Test:
+def in_words(stops: Stops) -> str:
+    sl, tp = (plain(price) if price else "none" for price in stops)
+    return f"SL {sl} TP {tp}"
+
+
+def moved(trade: Line) -> Test:
     def test(look: Look) -> str | None:
-        copy = look.position(ticket)
-        return f"SL {plain(sl)} TP {plain(tp)}" if copy and (copy.sl, copy.tp) == (sl, tp) else None
+        copy = look.order(trade)
+        right = copy and (copy.price, copy.sl) == (trade.price, trade.sl)
+        return f"at {plain(trade.price)}, SL {plain(trade.sl)}" if right else None
 
     return test
 
 
-def moved(ticket: int, price: Decimal, sl: Decimal) -> Test:
+def reduced(trade: Line, share: Decimal, broker: Broker) -> Test:
+    """`trade` as it is after it was reduced; `share` the lots of its copy at first."""
+
     def test(look: Look) -> str | None:
-        copy = look.order(ticket)
-        return f"at {plain(price)}, SL {plain(sl)}" if copy and (copy.price, copy.sl) == (price, sl) else None
+        copy = look.position(trade)
+        right = copy and is_proportional(copy.volume, share, trade.volume, trade.opened, broker)
+        return f"{plain(copy.volume)} lots left{look.in_all(trade.symbol)}" if copy and right else None
 
     return test
 
 
-def reduced(ticket: int, share: Decimal, master_left: Decimal, master_opened: Decimal, broker: Broker) -> Test:
+def gone(trade: Line) -> Test:
     def test(look: Look) -> str | None:
-        copy = look.position(ticket)
-        right = copy and is_proportional(copy.volume, share, master_left, master_opened, broker)
-        return f"{plain(copy.volume)} lots left" if copy and right else None
+        is_there = look.position(trade) or look.order(trade)
+        return None if is_there else f"closed{look.in_all(trade.symbol)}"
 
     return test
 
 
-def gone(ticket: int) -> Test:
-    def test(look: Look) -> str | None:
-        return "closed" if look.position(ticket) is None and look.order(ticket) is None else None
-
-    return test
-
-
-def cancelled(ticket: int) -> Test:
-    return lambda look: "cancelled" if look.order(ticket) is None else None
+def cancelled(trade: Line) -> Test:
+    return lambda look: "cancelled" if look.order(trade) is None else None
 
 
 # --- the script ------------------------------------------------------------------------------------------------------
@@ -248,36 +299,44 @@ class MasterTrader:
     def side(self) -> str:
         return self._chance.choice(("BUY", "SELL"))
 
+    def _copied(self, symbol: str, *, beside: int) -> list[Line]:
+        """The other open positions of a symbol that have copies."""
+        found = (line for line in self._lines.values() if line.kind == POSITION and line.symbol == symbol)
+        return [line for line in found if line.ticket != beside and line.key not in self._stage.meant_refused]
+
     def _open(self, symbol: str, volume: str, stops: tuple[int, int] | None = None, refusal: str = "") -> Event:
         action, lots = self.side(), Decimal(volume)
         sl, tp = self._stops(symbol, action == "BUY", *stops) if stops else (NOTHING, NOTHING)
         ticket = self._master.open(symbol, action, lots, sl, tp)
-        self._lines[ticket] = Line(POSITION, ticket, symbol, action, lots, lots, sl=sl, tp=tp)
-        words = f"{action} {plain(lots)} {symbol}" + (f" SL {plain(sl)} TP {plain(tp)}" if stops else "")
-        return self._stage.did(f"{words} #{ticket}", ticket, opened(ticket), opens=True, refusal=refusal)
+        line = self._lines[ticket] = Line(POSITION, ticket, symbol, action, lots, lots, sl=sl, tp=tp)
+        words = f"{action} {plain(lots)} {symbol}" + (f" {in_words((sl, tp))}" if stops else "")
+        return self._stage.did(f"{words} #{ticket}", line, opened(line), opens=True, refusal=refusal)
 
     def open(self, symbol: str, volume: str, stops: tuple[int, int] | None = None) -> int:
         event = self._open(symbol, volume, stops)
         self._wait_for(event)
-        return event.ticket
+        return event.trade.ticket
 
     def open_at_once(self, *wanted: tuple[str, str]) -> list[int]:
         """Several positions without waiting in between."""
         events = [self._open(symbol, volume) for symbol, volume in wanted]
         self._wait_for(*events)
-        return [event.ticket for event in events]
+        return [event.trade.ticket for event in events]
 
     def open_refused(self, symbol: str, volume: str, rule: Reason) -> int:
         event = self._open(symbol, volume, refusal=rule)
         self._wait_for(event)
-        return event.ticket
+        return event.trade.ticket
 
     def set_stops(self, ticket: int, sl_points: int, tp_points: int) -> None:
         line = self._lines[ticket]
         sl, tp = self._stops(line.symbol, line.action == "BUY", sl_points, tp_points)
+        line = self._lines[ticket] = replace(line, sl=sl, tp=tp)
+        test = with_stops(line, self._copied(line.symbol, beside=ticket), self._stage.broker(line.symbol))
+        changes = test(self._stage.look()) is None  # on a netting account the others may be farther
         self._master.set_stops(ticket, line.symbol, sl, tp)
         words = f"moves SL and TP of {line.symbol} #{ticket} to {plain(sl)} and {plain(tp)}"
-        self._wait_for(self._stage.did(words, ticket, with_stops(ticket, sl, tp)))
+        self._wait_for(self._stage.did(words, line, test, timed=changes))
 
     def reduce(self, ticket: int, left: str) -> None:
         """Close a part, so that `left` lots remain."""
@@ -286,8 +345,8 @@ class MasterTrader:
         broker = self._stage.broker(line.symbol)
         share = expected_volume(line.opened, broker, self._stage.multiplier)
         words = f"closes {plain(line.volume - rest)} of {plain(line.volume)} lots of {line.symbol} #{ticket}"
-        self._lines[ticket] = Line(POSITION, ticket, line.symbol, line.action, line.opened, rest)
-        self._wait_for(self._stage.did(words, ticket, reduced(ticket, share, rest, line.opened, broker)))
+        line = self._lines[ticket] = replace(line, volume=rest)
+        self._wait_for(self._stage.did(words, line, reduced(line, share, broker)))
 
     def close(self, *tickets: int) -> None:
         events = []
@@ -295,7 +354,7 @@ class MasterTrader:
             self._master.close_position(ticket)
             line = self._lines.pop(ticket)
             words = f"closes {plain(line.volume)} {line.symbol} #{ticket}"
-            events.append(self._stage.did(words, ticket, gone(ticket)))
+            events.append(self._stage.did(words, line, gone(line)))
         self._wait_for(*events)
 
     def close_refused(self, ticket: int) -> None:
@@ -309,9 +368,9 @@ class MasterTrader:
         stop = self._behind(symbol, action, price, sl)
         lots = Decimal(volume)
         ticket = self._master.place(symbol, action, lots, price, stop)
-        self._lines[ticket] = Line(ORDER, ticket, symbol, action, lots, lots, price, stop)
+        line = self._lines[ticket] = Line(ORDER, ticket, symbol, action, lots, lots, price, stop)
         words = f"places {action} {plain(lots)} {symbol} at {plain(price)} #{ticket}"
-        self._wait_for(self._stage.did(words, ticket, placed(ticket), opens=True))
+        self._wait_for(self._stage.did(words, line, placed(line), opens=True))
         return ticket
 
     def _behind(self, symbol: str, action: str, price: Decimal, points: int) -> Decimal:
@@ -326,29 +385,37 @@ class MasterTrader:
         price = line.price + points * exact(self._master.symbol(line.symbol).point)
         stop = self._behind(line.symbol, line.action, price, sl)
         self._master.move(ticket, price, stop)
+        line = self._lines[ticket] = replace(line, price=price, sl=stop)
         words = f"moves {line.action} {line.symbol} #{ticket} to {plain(price)}, SL {plain(stop)}"
-        self._wait_for(self._stage.did(words, ticket, moved(ticket, price, stop)))
+        self._wait_for(self._stage.did(words, line, moved(line)))
 
     def remove(self, ticket: int) -> None:
         self._master.remove(ticket)
         line = self._lines.pop(ticket)
         words = f"cancels {line.action} {line.symbol} #{ticket}"
-        self._wait_for(self._stage.did(words, ticket, cancelled(ticket)))
+        self._wait_for(self._stage.did(words, line, cancelled(line)))
 
     def let_fill(self, ticket: int) -> None:
-        """Let the market reach a pending sell order, at both brokers."""
+        """Let the market reach a pending order, at both brokers."""
         line = self._lines[ticket]
-        point = exact(self._master.symbol(line.symbol).point)
-        bid = line.price + point
+        filled = self._lines[ticket] = replace(line, kind=POSITION, action=line.action.partition("_")[0])
+        with self._reached(line):
+            words = f"{line.action} {line.symbol} #{ticket} is reached by the market"
+            self._wait_for(self._stage.did(words, filled, opened(filled), timed=False))
+
+    @contextmanager
+    def _reached(self, order: Line) -> Iterator[None]:
+        """Both markets stand a point beyond the price of a limit order, the same side of each whatever its spread."""
         accounts = (self._master, self._stage.client)
+        point = exact(self._master.symbol(order.symbol).point)
         for account in accounts:
-            info = account.symbol(line.symbol)
-            account.mt5.sim_set_quote(line.symbol, float(bid), float(bid + exact(info.ask) - exact(info.bid)))
-        words = f"{line.action} {line.symbol} #{ticket} is reached by the market"
-        self._wait_for(self._stage.did(words, ticket, opened(ticket), timed=False))
+            info = account.symbol(order.symbol)
+            spread = exact(info.ask) - exact(info.bid)
+            bid = order.price - point - spread if order.action.startswith("BUY") else order.price + point
+            account.mt5.sim_set_quote(order.symbol, float(bid), float(bid + spread))
+        yield
         for account in accounts:
             account.mt5.sim_unfreeze()
-        self._lines[ticket] = Line(POSITION, ticket, line.symbol, "SELL", line.opened, line.opened)
 
 
 def play(trader: MasterTrader) -> None:

@@ -16,8 +16,8 @@ import pytest
 
 import mt5_sim
 import sim_types as t
-from demo import main, unforeseen_refusals
-from demo_accounts import Line, all_lines
+from demo import agrees, main, margin_modes, unforeseen_refusals
+from demo_accounts import Key, Line, all_lines, legs, parts
 from demo_processes import ChildFailed, Children
 from demo_replay import BadFile, Tape, read_tape
 from demo_report import (
@@ -30,7 +30,11 @@ from demo_report import (
     hops,
     is_proportional,
     latency_table,
+    marks,
+    net_table,
+    nets,
     percentile,
+    shares,
     shortened,
     summary,
     table,
@@ -53,7 +57,7 @@ ORDER_COPY = Line("order", 5, "EURUSD", "BUY_LIMIT", D("0.2"), D("0.2"), D("1.08
 
 
 def compared(
-    master: list[Line], client: list[Line], refused: str = "", overdue: dict[int, str] | None = None
+    master: list[Line], client: list[Line], refused: str = "", overdue: dict[Key, str] | None = None
 ) -> list[Row]:
     return compare(master, client, {"EURUSD": BROKER, "XAUUSD": BROKER}, HALF, lambda _: refused, overdue or {})
 
@@ -163,7 +167,7 @@ def test_what_nobody_asked_for_is_doubled() -> None:
 
 
 def test_what_came_too_late_is_missed_even_if_it_is_there_now() -> None:
-    rows = compared([MASTER], [COPY], overdue={77: "not seen within 15 s"})
+    rows = compared([MASTER], [COPY], overdue={(77, 0): "not seen within 15 s"})
     assert (rows[0].verdict, rows[0].detail) == (Verdict.MISSED, "not seen within 15 s")
 
 
@@ -173,11 +177,13 @@ def test_the_last_line_counts_every_verdict() -> None:
 
 
 def test_a_refusal_counts_as_foreseen_only_where_it_was() -> None:
-    refused = Row(1, MASTER, (), Verdict.REFUSED)
-    copied = Row(2, MASTER, (COPY,), Verdict.COPIED)
-    assert unforeseen_refusals([refused, copied], {1}) == []
+    refused = Row(1, replace(MASTER, ticket=1), (), Verdict.REFUSED)
+    copied = Row(2, replace(MASTER, ticket=2), (COPY,), Verdict.COPIED)
+    assert unforeseen_refusals([refused, copied], {(1, 0)}) == []
     assert unforeseen_refusals([refused, copied], set()) == ["#1 was refused, and no rule was meant to"]
-    assert unforeseen_refusals([refused, copied], {1, 2}) == ["#2 was copied, and a rule was meant to refuse it"]
+    assert unforeseen_refusals([refused, copied], {(1, 0), (2, 0)}) == [
+        "#2 was copied, and a rule was meant to refuse it"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -202,6 +208,239 @@ def test_a_reduction_below_the_brokers_minimum_may_wait(left: str, right: bool) 
     assert is_proportional(D(left), D("0.5"), D("0.6"), D(1), coarse) is right
 
 
+# --- netting accounts ------------------------------------------------------------------------------------------------
+
+WHOLE = Broker(volume_min=D(1), volume_max=D(500), volume_step=D(1), tick_size=D(5))
+BROKERS = {"EURUSD": BROKER, "WINZ26": WHOLE}
+
+
+def mark(leg: int = 0) -> str:
+    return tags(77, leg)[0]
+
+
+class Netting:
+    """A netting account in this process, EURUSD 1.10000/1.10010, and who trades on it."""
+
+    def __init__(self) -> None:
+        self.mt5 = mt5_sim.Client(SimBroker(AccountSettings(1001, margin_mode="netting")))
+        assert self.mt5.initialize("", login=1001, password="demo", server="Sim")
+        self.mt5.sim_set_quote("EURUSD", 1.1, 1.1001)
+
+    def trade(self, lots: str, comment: str = "", **fields: float) -> int:
+        """Buy so many lots at market, or sell when they are below 0; the order's ticket."""
+        side = t.ORDER_TYPE_BUY if D(lots) > 0 else t.ORDER_TYPE_SELL
+        request = {"action": 1, "symbol": "EURUSD", "type": side, "volume": abs(float(lots)), "comment": comment}
+        return self._sent({**request, "price": 1.1, **fields})
+
+    def place(self, lots: str, price: float, comment: str = "") -> int:
+        kind = t.ORDER_TYPE_BUY_LIMIT if D(lots) > 0 else t.ORDER_TYPE_SELL_LIMIT
+        request = {"action": 5, "symbol": "EURUSD", "type": kind, "volume": abs(float(lots)), "price": price}
+        return self._sent({**request, "type_filling": 2, "comment": comment})
+
+    def _sent(self, request: dict[str, object]) -> int:
+        sent = self.mt5.order_send(request)
+        assert sent.retcode == t.TRADE_RETCODE_DONE, sent
+        order: int = sent.order
+        return order
+
+    def deals(self) -> tuple[object, ...]:
+        return tuple(self.mt5.history_deals_get(1, 2**31 - 1))
+
+    def legs(self) -> list[tuple[int, str, D, D]]:
+        found = legs(self.mt5.positions_get(), self.deals())
+        return [(line.leg, line.action, line.opened, line.volume) for line in found]
+
+
+def test_each_entry_of_a_netting_position_is_a_leg_and_the_oldest_is_closed_first() -> None:
+    account = Netting()
+    first = account.trade("0.4")
+    second = account.trade("0.2", sl=1.09, tp=1.12)
+    account.trade("-0.3")
+    assert account.legs() == [(0, "BUY", D("0.4"), D("0.1")), (1, "BUY", D("0.2"), D("0.2"))]
+    found = legs(account.mt5.positions_get(), account.deals())
+    assert [(line.ticket, line.order, line.sl, line.tp) for line in found] == [
+        (first, first, D("1.09"), D("1.12")),
+        (first, second, D("1.09"), D("1.12")),
+    ]
+    account.trade("-0.2")
+    assert account.legs() == [(0, "BUY", D("0.4"), D(0)), (1, "BUY", D("0.2"), D("0.1"))]
+
+
+def test_a_position_that_turns_round_has_ended_its_legs_and_begun_another() -> None:
+    account = Netting()
+    account.trade("0.4")
+    account.trade("0.2")
+    account.trade("-0.9")
+    ended = [(0, "BUY", D("0.4"), D(0)), (1, "BUY", D("0.2"), D(0))]
+    assert account.legs() == [*ended, (2, "SELL", D("0.3"), D("0.3"))]
+    account.trade("0.3")
+    account.trade("0.1")
+    assert account.legs() == [*ended, (2, "SELL", D("0.3"), D(0)), (0, "BUY", D("0.1"), D("0.1"))]  # another one
+
+
+def test_a_pending_order_that_fills_is_the_leg_it_opened() -> None:
+    account = Netting()
+    position = account.trade("0.4")
+    order = account.place("0.2", 1.099)
+    account.mt5.sim_set_quote("EURUSD", 1.0989, 1.099)
+    (_, leg) = legs(account.mt5.positions_get(), account.deals())
+    assert (leg.ticket, leg.leg, leg.order, leg.opened) == (position, 1, order, D("0.2"))
+
+
+def test_the_copies_in_a_netting_position_are_told_apart_by_the_comments_of_its_deals() -> None:
+    account = Netting()
+    account.trade("0.2", mark())
+    account.trade("-0.5", mark(1))  # a copy of the other side, so the position turns round
+    account.trade("-0.05", mark())
+    account.place("0.1", 1.099, ORDER_TAG)
+    account.mt5.sim_set_quote("EURUSD", 1.0989, 1.099)
+    account.trade("-0.1", mark(2))  # closes under its new name what the pending order opened
+    account.trade("0.03", "by hand")
+    whose = {mark(): (77, 0), mark(1): (77, 1), ORDER_TAG: (77, 2), mark(2): (77, 2)}
+    found = [(line.comment, line.action, line.opened, line.volume) for line in parts(account.deals(), whose)]
+    assert found == [
+        (mark(), "BUY", D("0.2"), D("0.15")),
+        (mark(1), "SELL", D("0.5"), D("0.5")),
+        (ORDER_TAG, "BUY", D("0.1"), D(0)),
+        ("by hand", "BUY", D("0.03"), D("0.03")),
+    ]
+    (position,) = account.mt5.positions_get()
+    assert sum(line.signed for line in parts(account.deals(), whose)) == D("-0.32") == -D(str(position.volume))
+
+
+def netting_verdict(master: list[Line], account: Netting) -> tuple[Verdict, str]:
+    copies = parts(account.deals(), marks(master))
+    row = compare(master, copies, BROKERS, HALF, lambda _: "", {}, stops=False)[0]
+    return row.verdict, row.detail
+
+
+def test_a_right_part_of_a_netting_position_is_copied() -> None:
+    account = Netting()
+    account.trade("0.2", mark())
+    assert netting_verdict([MASTER], account) == (Verdict.COPIED, "")
+    account.trade("-0.15", mark())
+    assert netting_verdict([replace(MASTER, volume=D("0.1"))], account) == (Verdict.COPIED, "")
+    account.trade("-0.05", mark())
+    assert netting_verdict([ended(MASTER)], account) == (Verdict.COPIED, "")
+
+
+WRONG_TRADES = {
+    "opened twice": (["0.2", "0.2"], MASTER, Verdict.DOUBLED, "2 positions"),
+    "opened twice, closed by now": (["0.2", "0.2", "-0.4"], ended(MASTER), Verdict.DOUBLED, "2 positions"),
+    "too many lots": (["0.3"], MASTER, Verdict.MISSED, "0.3 lots instead of 0.2"),
+    "the other side": (["-0.2"], MASTER, Verdict.MISSED, "SELL EURUSD instead of BUY"),
+    "not closed": (["0.2"], ended(MASTER), Verdict.MISSED, "still open on the client with 0.2"),
+    "closed twice": (["0.2", "-0.2", "-0.2"], ended(MASTER), Verdict.MISSED, "still open on the client with -0.2"),
+    "not opened": ([], MASTER, Verdict.MISSED, "never opened"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TRADES)
+def test_a_wrong_part_of_a_netting_position_is_noticed(name: str) -> None:
+    trades, master, wanted, words = WRONG_TRADES[name]
+    account = Netting()
+    for lots in trades:
+        account.trade(lots, mark())
+    found, detail = netting_verdict([master], account)
+    assert found is wanted
+    assert words in detail
+
+
+LEG = replace(MASTER, leg=1, order=79, opened=D("0.2"), volume=D("0.2"))
+LEG_COPY = replace(COPY, ticket=6, comment=mark(1), opened=D("0.1"), volume=D("0.1"))
+
+
+def test_every_leg_has_its_own_verdict() -> None:
+    rows = compared([MASTER, LEG], [COPY, LEG_COPY])
+    assert [(row.key, row.verdict) for row in rows] == [((77, 0), Verdict.COPIED), ((77, 1), Verdict.COPIED)]
+    assert [line.split()[0] for line in table(rows)[1:]] == ["77", "77-1"]
+    rows = compared([MASTER, LEG], [COPY])
+    assert [row.verdict for row in rows] == [Verdict.COPIED, Verdict.MISSED]
+    rows = compared([MASTER, LEG], [replace(LEG_COPY, opened=D("0.3"), volume=D("0.3"))])
+    assert [row.verdict for row in rows] == [Verdict.MISSED, Verdict.MISSED]
+    assert "0.3 lots instead of 0.10" in rows[1].detail
+
+
+def test_a_leg_that_was_a_pending_order_is_one_trade_with_it() -> None:
+    order = replace(MASTER_ORDER, ticket=79, opened=D("0.2"), volume=D(0), filled=True)
+    copy = replace(LEG_COPY, comment=tags(79)[1])
+    rows = compared([MASTER, LEG, order], [COPY, copy, ended(replace(ORDER_COPY, comment=copy.comment), filled=True)])
+    assert [(row.key, row.verdict) for row in rows] == [((77, 0), Verdict.COPIED), ((77, 1), Verdict.COPIED)]
+    rows = compared([MASTER, LEG, order], [COPY, copy], overdue={(79, 0): "not seen within 15 s"})
+    assert [row.verdict for row in rows] == [Verdict.COPIED, Verdict.MISSED]
+
+
+def test_what_a_filled_order_only_closed_at_the_master_must_be_gone_at_the_client() -> None:
+    order = replace(MASTER_ORDER, ticket=79, volume=D(0), filled=True)
+    placed = ended(replace(ORDER_COPY, comment=tags(79)[1]), filled=True)
+    position = replace(COPY, comment=tags(79)[1])
+    assert verdict([order], [placed, ended(position)]) == (Verdict.COPIED, "")
+    found, words = verdict([order], [placed, position])
+    assert (found, "only closed something" in words) == (Verdict.DOUBLED, True)
+
+
+@pytest.mark.parametrize(
+    ("lots", "expected"),
+    [
+        (["4", "3", "1"], ["2", "1", "1"]),  # 1.5 and 0.5: the halves make one
+        (["3", "1", "1", "1"], ["1", "1", "0", "1"]),  # 1.5; 0.5 and 0.5; 0.5; 0.5 and 0.5
+        (["1", "-1", "-1"], ["0", "0", "1"]),  # it turned round in between: nothing goes on from before
+        (["3", "refused 1", "1"], ["1", "1", "0"]),  # the half is gone with the leg that was refused
+        (["3", "order 3", "1"], ["1", "1", "1"]),  # a pending order is rounded for itself, and leaves its own rest
+    ],
+)
+def test_what_rounding_leaves_over_of_a_leg_goes_to_the_next(lots: list[str], expected: list[str]) -> None:
+    found = []
+    for leg, words in enumerate(lots):
+        volume = D(words.split()[-1])
+        action = "BUY" if volume > 0 else "SELL"
+        found.append(Line("position", 77, "WINZ26", action, abs(volume), D(0), leg=leg, order=100 + leg))
+    orders = {100 + leg for leg, words in enumerate(lots) if words.startswith("order")}
+    reasons = {(77, leg): "max_spread_points" for leg, words in enumerate(lots) if words.startswith("refused")}
+    assert list(shares(found, BROKERS, HALF, orders, reasons).values()) == [D(lots) for lots in expected]
+
+
+def symbol_by_symbol(client: list[Line], rows: list[Row], *, netting: bool = True) -> list[str]:
+    found = nets(rows, [MASTER], client, BROKERS, netting=netting)
+    assert agrees(rows, found) is not any(net.wrong for net in found)
+    return [net.wrong for net in found]
+
+
+def test_the_account_must_have_of_each_symbol_what_its_copies_add_up_to() -> None:
+    rows = compared([MASTER], [COPY])
+    assert symbol_by_symbol([COPY], rows) == [""]
+    assert symbol_by_symbol([replace(COPY, volume=D("0.3"))], rows) == ["BUY 0.3 instead of BUY 0.2"]
+    assert symbol_by_symbol([], rows) == ["flat instead of BUY 0.2"]
+    assert symbol_by_symbol([replace(COPY, action="SELL")], rows) == ["SELL 0.2 instead of BUY 0.2"]
+    assert symbol_by_symbol([COPY, replace(COPY, symbol="WINZ26")], rows) == ["", "BUY 0.2 instead of flat"]
+
+
+def test_a_netting_position_must_have_the_farthest_stops_of_its_copies() -> None:
+    nearer = replace(MASTER, ticket=78, sl=D("1.095"), tp=D("1.13"))
+    against = replace(MASTER, ticket=79, action="SELL", opened=D("0.2"), volume=D("0.2"), sl=D("1.2"), tp=D(1))
+    copies = [COPY, replace(COPY, comment=tags(78)[0]), replace(LEG_COPY, action="SELL", comment=tags(79)[0])]
+    rows = compare([MASTER, nearer, against], copies, BROKERS, HALF, lambda _: "", {}, stops=False)
+    whole = replace(COPY, volume=D("0.3"), sl=D("1.09"), tp=D("1.13"))
+    assert symbol_by_symbol([whole], rows) == [""]
+    assert symbol_by_symbol([replace(whole, sl=D("1.095"))], rows) == ["other SL / TP than its copies ask for"]
+    assert symbol_by_symbol([replace(whole, tp=D(0))], rows) == ["other SL / TP than its copies ask for"]
+    without = [replace(row, master=replace(row.master, sl=D(0))) for row in rows]
+    assert symbol_by_symbol([replace(whole, sl=D(0))], without) == [""]
+    assert symbol_by_symbol([replace(whole, sl=D("1.08"))], rows, netting=False) == [""]  # each has its own there
+
+
+def test_the_table_of_symbols_shows_both_sides_and_what_was_refused() -> None:
+    rows = compared([MASTER], [], refused="max_spread_points: 35 points, allowed 20")
+    (line,) = net_table(nets(rows, [MASTER], [], BROKERS, netting=True))[1:]
+    assert line.split("  ") == ["EURUSD", "BUY 0.4 (0.4 refused)", "flat", *line.split("  ")[3:]]
+    assert line.endswith("agrees")
+
+
+def test_the_margin_mode_is_that_of_both_accounts_or_of_each() -> None:
+    assert margin_modes("netting") == ("netting", "netting")
+    assert margin_modes("hedging:exchange") == ("hedging", "exchange")
+
+
 # --- times and tables ------------------------------------------------------------------------------------------------
 
 
@@ -212,10 +451,16 @@ def test_each_hop_is_the_difference_of_two_stations() -> None:
         {"event": "closed", "ticket": 77},
         {"event": "opened", "ticket": 78, **stations},  # nobody knows when its master's order was confirmed
     ]
-    found = hops(reports, {77: 1000})
+    found = hops(reports, {77: [1000]})
     assert list(found.values()) == [[40], [2], [3], [4], [11], [60]]
     assert found[TOTAL] == [60]
     assert latency_table(found)[-1].split()[-4:] == ["60", "60", "60", "1"]
+
+
+def test_reports_of_a_position_that_grew_are_told_apart_by_the_time() -> None:
+    stations = {"server_time": 5000, "received_at": 5000, "sent_at": 5000, "filled_at": 5000}
+    reports = [{"event": "opened", "ticket": 77, "detected_at": at, **stations} for at in (1040, 2999)]
+    assert hops(reports, {77: [1000, 3000]})[TOTAL] == [4000, 2000]
 
 
 def test_a_percentile_is_one_of_the_values() -> None:
@@ -493,9 +738,50 @@ def test_the_demo_copies_everything_and_leaves_nothing(tmp_path: Path) -> None:
     assert not folders_in(tmp_path)
 
 
-def test_a_file_is_replayed_and_both_accounts_end_flat(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("modes", "copied", "shown"),
+    [
+        (
+            "hedging:netting",
+            11,
+            [
+                r"client account +netting: one position for each symbol",
+                r"SELL_LIMIT EURUSD #\d+ is reached by the market +SELL 0.15 at [\d.]+, in all SELL 0.07",
+                r"EURUSD +SELL 0.74 +SELL 0.37 +SELL 0.37 .* agrees",
+            ],
+        ),
+        (
+            "netting:hedging",
+            16,
+            [
+                r"BUY 3 WINZ26 more, now 7 #\d+-1 +BUY 1 at ",
+                r"closes 0.24 of 0.6 lots of EURUSD #\d+ +0.18 lots left in 2 copies",
+                r"turns BUY 6 WINZ26 to SELL 3 #\d+-3 +SELL 1 at ",
+                r"BUY_LIMIT EURUSD #\d+ fills, #\d+-2 +BUY 0.15 at",
+                r"SELL_LIMIT XAUUSD #\d+ fills and closes 0.2 +0.1 lots left",
+                r"SELL 2 WINZ26 more, now 5 #\d+-4 +refused by max_exposure_trades",
+                r"EURUSD +BUY 0.4 +BUY 0.2 +BUY 0.2 +agrees",
+            ],
+        ),
+        ("netting", 16, [r"BUY 1 WINZ26 more, now 8 #\d+-2 +BUY 1 at \d+, in all BUY 4"]),
+    ],
+)
+def test_the_demo_copies_everything_between_other_kinds_of_accounts(
+    modes: str, copied: int, shown: list[str], tmp_path: Path
+) -> None:
+    with demo(tmp_path, "--margin-mode", modes) as process:
+        code, lines = ended_with(process)
+    said = "\n".join(lines)
+    assert (code, lines[-1]) == (0, f"copied {copied}, refused 2, missed 0, doubled 0"), said
+    for words in shown:
+        assert re.search(words, said), f"{words}\n{said}"
+    assert not folders_in(tmp_path)
+
+
+@pytest.mark.parametrize("modes", ["hedging", "hedging:netting"])
+def test_a_file_is_replayed_and_both_accounts_end_flat(modes: str, tmp_path: Path) -> None:
     path = a_file(tmp_path / "deals.csv", *SEVERAL)
-    with demo(tmp_path, "--replay", str(path), "--all", "--keep") as process:
+    with demo(tmp_path, "--replay", str(path), "--all", "--keep", "--margin-mode", modes) as process:
         code, lines = ended_with(process)
     said = "\n".join(lines)
     assert code == 0, said
@@ -589,6 +875,9 @@ def test_a_reader_that_goes_away_ends_the_demo(tmp_path: Path) -> None:
         (["--pace", "inf"], "'inf' is not a number from 0 to 60"),
         (["--replay", "x", "--limit", "0"], "'0' is not a whole number from 1 on"),
         (["--replay", "x", "--speed", "0"], "'0' is not a number from 0.001"),
+        (["--margin-mode", "netted"], "'netted' is not hedging, netting, exchange, or two of them"),
+        (["--margin-mode", "hedging:netting:hedging"], "is not hedging, netting, exchange"),
+        (["--replay", "x", "--margin-mode", "netting"], "--replay replays the positions of a hedging account"),
     ],
 )
 def test_wrong_use_is_told(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

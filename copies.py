@@ -62,6 +62,7 @@ class Copy:
     client_kind: Kind | None = None  # what the copy is on the account now
     client_ticket: int = 0  # identifier of the position or ticket of the pending order
     reduce_to: Decimal | None = None  # lots after a reduction that was sent and not yet seen
+    exact: Decimal = NOTHING  # lots that the follower's rule asked for, before the rest of another leg and rounding
     rest: Decimal = NOTHING  # lots that rounding left over when it was opened, for the next leg
     net_before: Decimal | None = None  # netting accounts: the symbol's lots (short: below 0) before an order was sent
     reason: str = ""

@@ -327,6 +327,7 @@ def _copy(row: sqlite3.Row) -> Copy:
         client_kind=Kind(client_kind) if client_kind else None,
         client_ticket=row["client_ticket"],
         reduce_to=Decimal(reduce_to) if reduce_to is not None else None,
+        exact=Decimal(row["exact"]),
         rest=Decimal(row["rest"]),
         net_before=Decimal(net_before) if net_before is not None else None,
         reason=row["reason"],

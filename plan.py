@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from account import MarginMode, Order, Position, Reading, Symbol
 from copies import LIVE, Copy, State, order_key
-from mirror import CopyKey, Held, Mirror
+from mirror import CopyKey, Held, Mirror, TradeKey
 from names import SymbolNames
 from netting import busy_symbols, lots_of, part_of, stops_of
 from safety import (
@@ -25,6 +25,8 @@ from safety import (
     Refusal,
     Sizing,
     decide,
+    floor_to_step,
+    remaining_part,
     remaining_volume,
     rounded_price,
 )
@@ -205,13 +207,14 @@ def plan(mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
     """What to do now, in this order: what takes risk away, what moves stops, what opens."""
     away: list[Step] = []
     moves: list[Step] = []
+    shares = _shares_of_legs(known)
     positions = {position.identifier: position for position in known.reading.positions}
     orders = {order.ticket: order for order in known.reading.orders}
     for copy in known.copies.values():
         if copy.state in (State.OPEN, State.CLOSING):
             order = orders.get(copy.client_ticket) if copy.client_kind is Kind.ORDER or not known.netting else None
             position = part_of(copy, known.reading) if known.netting else positions.get(copy.client_ticket)
-            for step in _follow(copy, position, order, mirror, known, rules):
+            for step in _follow(copy, position, order, mirror, known, rules, shares.get(copy.key)):
                 if isinstance(step, SetStops) or not known.is_resting(copy.key, step):
                     (moves if isinstance(step, SetStops | Move) else away).append(step)
     if known.netting:
@@ -221,10 +224,57 @@ def plan(mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
     return away + moves + opens + told
 
 
+def _shares_of_legs(known: Known) -> dict[CopyKey, Decimal]:
+    """The lots that the open copies of a trade of several legs should have, at most what they have.
+
+    Together they are less than a step above the exact share. It is worked out for all legs at once, because what
+    rounding left over of one leg is in the next. What is too much is taken from the oldest.
+    """
+    trades: dict[TradeKey, list[Copy]] = {}
+    for key, copy in known.copies.items():
+        if copy.kind is Kind.POSITION and key in known.books:
+            trades.setdefault(key[:3], []).append(copy)
+    shares: dict[CopyKey, Decimal] = {}
+    for copies in trades.values():
+        symbol = known.symbols.get(copies[0].symbol)
+        if not any(copy.leg for copy in copies) or symbol is None:
+            continue
+        live = sorted((copy for copy in copies if copy.state in LIVE), key=lambda copy: copy.leg)
+        if any(copy.state is State.OPENING or copy.reduce_to is not None for copy in live):
+            shares |= {copy.key: copy.current for copy in live}  # first it must be known what they have
+            continue
+        exact = sum((_exact_share(copy, known, symbol.volume_step) for copy in copies), NOTHING)
+        excess = floor_to_step(sum((copy.current for copy in live), NOTHING) - exact, symbol.volume_step)
+        for copy in live:
+            left = remaining_part(copy.current, max(excess, NOTHING), symbol)
+            shares[copy.key] = left
+            excess -= copy.current - left
+    return shares
+
+
+def _exact_share(copy: Copy, known: Known, step: Decimal) -> Decimal:
+    """What the copy of a leg should have now, to the last digit; nothing when it was refused for another reason."""
+    if copy.state in LIVE:
+        own = min(copy.exact, copy.volume + step)  # less when it was filled in part
+    elif copy.reason == Reason.VOLUME_TOO_SMALL:
+        before = known.copies.get((*copy.key[:3], copy.leg - 1))
+        own = copy.rest - (before.rest if before is not None and before.action.buys == copy.action.buys else NOTHING)
+    else:
+        return NOTHING
+    return own * known.books[copy.key].trade.volume / copy.master_volume
+
+
 def _follow(
-    copy: Copy, position: Position | None, order: Order | None, mirror: Mirror, known: Known, rules: Rules
+    copy: Copy,
+    position: Position | None,
+    order: Order | None,
+    mirror: Mirror,
+    known: Known,
+    rules: Rules,
+    share: Decimal | None,
 ) -> list[Follow]:
-    """What an open copy, shown as `position` or `order`, needs to be as its master's trade is."""
+    """What an open copy, shown as `position` or `order`, needs to be as its master's trade is. `share` are the lots it
+    should have when it is one of several legs."""
     held = known.books.get(copy.key)
     heir = known.heir(copy.key) if copy.kind is Kind.ORDER and held is None else None
 
@@ -250,7 +300,9 @@ def _follow(
         return []
     wanted: list[Follow] = []
     if position is not None and copy.kind is Kind.POSITION and copy.reduce_to is None:
-        target = remaining_volume(copy.volume, position.volume, trade.volume, copy.master_volume, symbol)
+        target = share
+        if target is None:
+            target = remaining_volume(copy.volume, position.volume, trade.volume, copy.master_volume, symbol)
         if target < position.volume:
             wanted.append(Reduce(copy, position, target))
     if rules.copying is Copying.PAUSED:

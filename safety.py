@@ -121,6 +121,7 @@ class Allowed:
     volume: Decimal  # lots, within the broker's minimum, maximum and step
     deviation: int  # points that the fill may still be worse, so that the whole slippage stays within the limit
     capped_from: Decimal | None = None  # what the follower's rule asked for when the broker's maximum is below it
+    exact: Decimal = Decimal(0)  # what the follower's rule asked for, without the rest of another leg
     rest: Decimal = Decimal(0)  # lots that rounding has left over, for the next leg
 
 
@@ -185,6 +186,15 @@ def remaining_volume(
     if target >= current or current - target < symbol.volume_min:
         return current
     return target
+
+
+def remaining_part(current: Decimal, excess: Decimal, symbol: Symbol) -> Decimal:
+    """Lots that are left when `excess` lots (whole steps) are too many: never between nothing and the broker's minimum,
+    and a reduction that is smaller than the minimum waits."""
+    target = current - min(current, excess)
+    if 0 < target < symbol.volume_min:
+        target = symbol.volume_min
+    return current if current - target < symbol.volume_min else target
 
 
 def rounded_price(price: Decimal, tick_size: Decimal) -> Decimal:
@@ -269,10 +279,10 @@ def decide(
             {"contract_size": symbol.contract_size, "master_contract_size": trade.contract_size},
         )
     wanted = wanted_volume(sizing, trade.volume, trade.contract_size, symbol.contract_size)
-    if part is not None:
-        if sizing.mode is Mode.FIX:
-            wanted = wanted * trade.volume / part.of_lots
-        wanted += part.rest
+    if part is not None and sizing.mode is Mode.FIX:
+        wanted = wanted * trade.volume / part.of_lots
+    exact = wanted
+    wanted += part.rest if part is not None else 0
     volume = fitted_volume(wanted, symbol)
     if volume <= 0:
         return Refusal(
@@ -337,4 +347,4 @@ def decide(
             {"margin": margin, "margin_free": free},
         )
     whole = floor_to_step(wanted, symbol.volume_step)
-    return Allowed(symbol, volume, deviation, wanted if volume < whole else None, wanted - whole)
+    return Allowed(symbol, volume, deviation, wanted if volume < whole else None, exact, wanted - whole)

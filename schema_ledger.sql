@@ -32,6 +32,7 @@ CREATE TABLE copies (
     client_kind   TEXT    CHECK (client_kind IN ('position', 'order')),
     client_ticket INTEGER NOT NULL,              -- identifier of the position, or ticket of the pending order; 0 = none
     reduce_to     TEXT,                          -- lots after a partial close that was sent and not yet seen
+    exact         TEXT    NOT NULL,              -- lots that the rule asked for, before the rest and rounding
     rest          TEXT    NOT NULL,              -- lots that rounding left over, for the next leg
     net_before    TEXT,                          -- netting: the symbol's lots before an order (short: below 0)
     reason        TEXT    NOT NULL,

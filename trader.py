@@ -206,6 +206,7 @@ class Trader:
                 self._new_copy(held, thing.symbol, thing.volume),
                 state=State.OPEN,
                 master_volume=share,
+                exact=thing.volume,
                 current=thing.volume,
                 client_kind=thing.kind,
                 client_ticket=thing.identifier,
@@ -281,6 +282,7 @@ class Trader:
         symbol = allowed.symbol
         copy = replace(
             self._new_copy(step.held, symbol.name, allowed.volume),
+            exact=allowed.exact,
             rest=allowed.rest,
             after_ticket=self._highest_ticket(reading),
             net_before=lots_of(reading, symbol.name) if _netting(reading) else None,

@@ -92,7 +92,7 @@ PENDING = replace(TRADE, kind=Kind.ORDER, action=Action.BUY_LIMIT, price=D("1.05
 
 
 def test_a_trade_against_which_nothing_speaks_is_allowed() -> None:
-    assert verdict() == Allowed(EURUSD, D("0.10"), 50)
+    assert verdict() == Allowed(EURUSD, D("0.10"), 50, exact=D("0.10"))
 
 
 # What is changed, and the reason for which it is then refused; None = allowed. Where a rule has an edge, both sides.

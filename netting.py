@@ -173,8 +173,7 @@ def observe_net(
             if taken is not None:
                 adopted += taken
                 continue
-        proven = deals is not None and _sum(deals) == lots
-        if not proven and look.contradicted.get(symbol, 0.0) < PATIENCE_S:
+        if not _proven(look, symbol, lots) and look.contradicted.get(symbol, 0.0) < PATIENCE_S:
             doubt += [copy for copy in after if copy.state in LIVE]
             blocked.add(symbol)
             continue
@@ -187,6 +186,12 @@ def observe_net(
 
 def _position(reading: Reading, symbol: str) -> Position | None:
     return next((position for position in reading.positions if position.symbol == symbol), None)
+
+
+def _proven(look: Look, symbol: str, lots: Decimal) -> bool:
+    """Whether the history says that a symbol has so many lots."""
+    deals = look.history.get(symbol)
+    return deals is not None and _sum(deals) == lots
 
 
 def _sum(deals: Iterable[Deal]) -> Decimal:
@@ -218,7 +223,10 @@ def _of_orders(copies: list[Copy], symbol: str, look: Look) -> list[Seen | Ended
     news: list[Seen | Ended | Reduced] = []
     orders = {order.ticket: order for order in look.reading.orders}
     lots = lots_of(look.reading, symbol)
+    position = _position(look.reading, symbol)
     alone = sum(is_waiting(copy) for copy in copies) == 1 and not gone_orders(copies, look.reading)
+    # Nothing shown is no witness: only the deals can say that an order has made it so.
+    shown = position is not None or _proven(look, symbol, lots)
     for copy in copies:
         proof = look.evidence.get(copy.key, Evidence())
         patient = look.waited.get(copy.key, 0.0) < PATIENCE_S
@@ -227,8 +235,8 @@ def _of_orders(copies: list[Copy], symbol: str, look: Look) -> list[Seen | Ended
         elif is_waiting(copy) or copy.state is State.UNKNOWN:
             if copy.order in orders or any(order.comment == copy.tag for order in orders.values()):
                 continue  # the broker is still at it
-            position = _position(look.reading, symbol)
-            news += _of_market(copy, lots, proof, patient, alone, position.identifier if position else 0)
+            identifier = position.identifier if position else 0
+            news += _of_market(copy, lots if alone and shown else None, proof, patient, identifier)
     return news
 
 
@@ -242,17 +250,16 @@ def _filled(proof: Evidence, order: int) -> Decimal | None:
 
 
 def _of_market(
-    copy: Copy, lots: Decimal, proof: Evidence, patient: bool, alone: bool, identifier: int
+    copy: Copy, lots: Decimal | None, proof: Evidence, patient: bool, identifier: int
 ) -> list[Seen | Ended | Reduced]:
+    """`lots` are those of the symbol; None where they do not show what became of this order."""
     opening = copy.state in (State.OPENING, State.UNKNOWN)
     wanted = copy.volume if opening else copy.current - (copy.reduce_to or NOTHING)
     side = 1 if copy.action.buys == opening else -1
     filled = _filled(proof, copy.order)
-    if filled is None and copy.state is not State.UNKNOWN and copy.net_before is not None:
+    if filled is None and lots is not None and copy.state is not State.UNKNOWN and copy.net_before is not None:
         came = (lots - copy.net_before) * side
-        if alone and came == wanted:
-            filled = wanted
-        elif not patient and alone and 0 < came < wanted:
+        if came == wanted or (not patient and 0 < came < wanted):
             filled = came
     if filled is None:
         if patient or copy.state is State.UNKNOWN:

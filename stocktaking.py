@@ -17,7 +17,7 @@ from console import Spoken
 from copies import LIVE, Copy, Evidence, Observation, State, observe, unclaimed, unseen
 from ledger import CopierLedger
 from mirror import CopyKey, Held, Mirror
-from netting import Look, is_asked_about, observe_net, questioned
+from netting import Look, busy_symbols, gone_orders, is_asked_about, observe_net, questioned
 from signals import Kind, decode, encode
 from terminal import ConnectionLost, Terminal, Unreadable
 
@@ -78,15 +78,17 @@ class Stocktaking:
         symbols = questioned(watched, reading, self.foreign)
         asking = [copy for copy in watched if copy.symbol in symbols and is_asked_about(copy, reading)]
         waited = self._waited({copy for copy in asking if copy.state in LIVE}, now)
-        self._strange_since = {symbol: self._strange_since.get(symbol, now) for symbol in symbols}
+        # While an order is waited for the lots say nothing yet: patience with them begins when that is over.
+        strange = symbols - busy_symbols(watched) - {copy.symbol for copy in gone_orders(watched, reading)}
+        self._strange_since = {symbol: self._strange_since.get(symbol, now) for symbol in strange}
         evidence = {copy.key: self._evidence(copy, now) for copy in asking}
         history = {symbol: deals for symbol in symbols if (deals := self._deals(symbol, watched, reading, now))}
         remembered = {}
         for deal in (deal for deals in history.values() for deal in deals):
             if (copy := ledger.remembered(deal.comment, 0)) is not None:
                 remembered[deal.comment] = copy
-        strange = {symbol: now - since for symbol, since in self._strange_since.items()}
-        look = Look(reading, evidence, history, waited, strange, self.foreign)
+        contradicted = {symbol: now - since for symbol, since in self._strange_since.items()}
+        look = Look(reading, evidence, history, waited, contradicted, self.foreign)
         found = observe_net(watched, look, remembered, books, magic, books_known=self._mirror.known)
         self.blocked = found.blocked
         for symbol, lots in found.foreign.items():

@@ -25,6 +25,15 @@ class MarginMode(IntEnum):
     HEDGING = 2
 
 
+class Lifetime(IntEnum):
+    """How long a pending order stands; the numbers are MetaTrader's ORDER_TIME_*."""
+
+    GTC = 0  # until it is cancelled
+    DAY = 1  # until the end of the day on which it was placed
+    SPECIFIED = 2  # until a second
+    SPECIFIED_DAY = 3  # until the end of a day
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """The account that the terminal is logged in to."""
@@ -80,6 +89,7 @@ class Order:
     comment: str
     time_msc: int  # when it was placed
     expiration_msc: int  # 0 = none
+    lifetime: Lifetime = Lifetime.GTC
 
     @property
     def kind(self) -> Kind:
@@ -158,7 +168,7 @@ class Symbol:
     trade_mode: int  # SYMBOL_TRADE_MODE_*
     opens_buy: bool
     opens_sell: bool
-    takes_expiration: bool = True  # pending orders may name the second of their end
+    lifetimes: frozenset[Lifetime] = frozenset(Lifetime)  # of pending orders, that the broker takes
     stops_level: int = 0  # points that SL and TP must keep from the price; 0 may also mean that it varies
     freeze_level: int = 0  # points from the price within which nothing can be changed; 0 = none
     margin_buy: Decimal | None = None  # for one lot, account currency; None = the terminal could not say

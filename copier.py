@@ -226,6 +226,7 @@ class Copier:
             symbols=symbols,
             highest_equity=self._highest_equity,
             now=now,
+            server_ms=mirror.server_ms(now),
             opens_allowed=opens and mirror.synced and self._settings_heard and not in_doubt and not self._defect,
             born_at=self._born_at if mirror.epoch == self._born_epoch else 0,
             utc_offset_s=self._terminal.utc_offset_s({symbol.name for symbol in symbols.values() if symbol}),

@@ -343,6 +343,8 @@ def _gone(copy: Copy, proof: Evidence, patient: bool) -> Ended | None:
     if proof.opened and proof.closed >= proof.opened:
         return Ended(copy, state, reason, how_closed(proof.last), proof.last)
     if copy.client_kind is Kind.ORDER and past and past.end in (OrderEnd.CANCELLED, OrderEnd.EXPIRED):
+        if past.end is OrderEnd.EXPIRED:  # nobody's wish: if the master's fills after all, it may be entered
+            state, reason = State.CLOSED, Reason.EXPIRED
         return Ended(copy, state, reason, f"pending order {past.ticket} {past.end}")
     if patient:
         return None

@@ -147,9 +147,13 @@ class Mirror:
             return epoch == self.epoch
         return self.masters[master].reported_at is not None
 
+    def server_ms(self, now: float) -> int | None:
+        """The time by the server's clock, carried on while it is not heard; None when it was never heard."""
+        return self._server_clock.now_ms(now)
+
     def age_ms(self, opened_at: int, now: float) -> int | None:
         """How old is what was opened then, by the server's clock; None when that is not known."""
-        server_now = self._server_clock.now_ms(now)
+        server_now = self.server_ms(now)
         return None if not opened_at or server_now is None else max(0, server_now - opened_at)
 
     def apply(self, message: Mapping[str, Any], now: float) -> bool:

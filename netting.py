@@ -311,6 +311,8 @@ def _of_pending(
             return [Ended(copy, State.FAILED, Reason.BROKER_REFUSED, f"the broker ended it: {words}")]
         state = State.CLOSED if copy.state is State.CLOSING else State.CLOSED_BY_CLIENT
         reason = Reason.MASTER_CLOSED if copy.state is State.CLOSING else Reason.CLOSED_BY_CLIENT
+        if past is not None and past.end is OrderEnd.EXPIRED:  # as in `copies`
+            state, reason = State.CLOSED, Reason.EXPIRED
         return [Ended(copy, state, reason, words)]
     if patient:
         return []

@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from account import MarginMode, Order, Position, Reading, Symbol
 from copies import LIVE, Copy, State, order_key
+from expiry import Until, is_over, is_same, shown, until
 from mirror import CopyKey, Held, Mirror, TradeKey
 from names import SymbolNames
 from netting import busy_symbols, lots_of, part_of, stops_of
@@ -105,7 +106,7 @@ class Move:
     stoplimit: Decimal
     sl: Decimal
     tp: Decimal
-    expiration: int  # seconds of the client's broker clock, 0 = none
+    expiration: Until
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class Open:
     stoplimit: Decimal
     sl: Decimal
     tp: Decimal
-    expiration: int  # seconds of the client's broker clock, 0 = none
+    expiration: Until
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class Refuse:
 
 Follow = Close | Reduce | Trim | Remove | SetStops | Move | Inherit
 Step = Follow | Open | Refuse | StopsAre
-Aim = tuple[Decimal | int, ...]
+Aim = tuple[Decimal | Until, ...]
 
 
 def aim_of(step: Step) -> Aim:
@@ -176,6 +177,7 @@ class Known:
     symbols: Mapping[str, Symbol | None]  # None = the broker has none of that name; missing = no answer now
     highest_equity: Decimal
     now: float  # monotonic seconds
+    server_ms: int | None = None  # UTC by the server's clock; None = not known
     opens_allowed: bool = True  # False while the reading is in doubt or the books are not up to date
     born_at: int = 0  # when the ledger began, UTC ms by the clock of this server database; 0 = with another database
     utc_offset_s: int | None = None  # of the client's broker clock; None = not known
@@ -295,6 +297,8 @@ def _follow(
     trade = held.trade
     if trade.action.buys != copy.action.buys:  # the master turned round: what this is a copy of is gone
         return _end(copy, position, order, Reason.MASTER_CLOSED)
+    if order is not None and copy.kind is Kind.ORDER and is_over(trade.expiration, known.server_ms, order):
+        return _end(copy, None, order, Reason.EXPIRED)
     symbol = known.symbols.get(copy.symbol)
     if symbol is None:
         return []
@@ -312,9 +316,9 @@ def _follow(
         wanted.append(SetStops(copy, position, sl, tp, Levels(sl, tp)))
     if order is not None and copy.kind is Kind.ORDER and not is_frozen_order(order, symbol):
         sl, tp = _new_stops(trade, symbol)
-        expiration = _expiration(trade, symbol, known, order.expiration_msc // 1000)
-        now = (order.price, order.stoplimit, order.sl, order.tp, order.expiration_msc // 1000)
-        if now != (price, stoplimit, sl, tp, expiration):
+        expiration = _expiration(trade, symbol, known, shown(order))
+        now = (order.price, order.stoplimit, order.sl, order.tp)
+        if now != (price, stoplimit, sl, tp) or not is_same(shown(order), expiration):
             wanted.append(Move(copy, order, price, stoplimit, sl, tp, expiration))
     return wanted
 
@@ -396,16 +400,11 @@ def _new_stops(trade: Trade, symbol: Symbol) -> tuple[Decimal, Decimal]:
     return levels.sl, levels.tp
 
 
-def _expiration(trade: Trade, symbol: Symbol, known: Known, now: int = 0) -> int:
-    """When the client's broker should let a pending order expire, by its own clock; `now` while that is not known.
-
-    0 where it cannot: the copy is then removed when the master's order has gone.
-    """
-    if not trade.expiration or not symbol.takes_expiration:
-        return 0
-    if known.utc_offset_s is None:
+def _expiration(trade: Trade, symbol: Symbol, known: Known, now: Until | None = None) -> Until:
+    """How long the copy of a pending order is to stand; as `now` while the broker's clock is not known."""
+    if trade.expiration and known.utc_offset_s is None and now is not None:
         return now
-    return trade.expiration // 1000 + known.utc_offset_s
+    return until(trade.expiration, symbol.lifetimes, known.utc_offset_s, known.server_ms)
 
 
 def _end(copy: Copy, position: Position | None, order: Order | None, reason: Reason) -> list[Follow]:
@@ -485,7 +484,8 @@ def _judged(held: Held, known: Known, rules: Rules, exposure: Exposure, part: Pa
         opposite,
     )
     if isinstance(verdict, Allowed):
-        return _decided_by_its_order(held, known) or _mixed(verdict, known, rules) or verdict
+        by_time = _expired(held.trade, known)
+        return _decided_by_its_order(held, known) or _mixed(verdict, known, rules) or by_time or verdict
     return verdict
 
 
@@ -532,6 +532,12 @@ def _mixed(allowed: Allowed, known: Known, rules: Rules) -> Refusal | None:
         f"{foreign} lots of {name} on this netting account are not the copier's (allow_mixed_symbol is false)",
         {"foreign_lots": foreign},
     )
+
+
+def _expired(trade: Trade, known: Known) -> Refusal | None:
+    if not is_over(trade.expiration, known.server_ms):
+        return None
+    return Refusal(Reason.EXPIRED, "the pending order's time has come already", {"expiration": trade.expiration})
 
 
 def _decided_by_its_order(held: Held, known: Known) -> Refusal | None:

@@ -82,6 +82,7 @@ class Reason(StrEnum):
     SPREAD = "max_spread_points"
     SLIPPAGE = "max_slippage_points"
     STOP_PASSED = "stop_passed"
+    EXPIRED = "expired"
     EXPOSURE_TRADES = "max_exposure_trades"
     EXPOSURE_LOTS = "max_exposure_lots"
     MARGIN = "margin_insufficient"

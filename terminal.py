@@ -22,6 +22,7 @@ from account import (
     Account,
     Deal,
     Entry,
+    Lifetime,
     MarginMode,
     Order,
     OrderEnd,
@@ -31,6 +32,7 @@ from account import (
     Symbol,
 )
 from config import Mt5Settings
+from expiry import Until
 from outcomes import Op, Outcome, Verdict, verdict_of, words_for
 from signals import Action
 
@@ -66,7 +68,6 @@ def exact(value: float) -> Decimal:
 # ORDER_FILLING_*.
 _FILLING_FLAG_IOC = 2
 _EXECUTION_MARKET, _EXECUTION_EXCHANGE = 2, 3
-_EXPIRATION_FLAG_SPECIFIED = 4
 
 
 class Terminal:
@@ -194,6 +195,7 @@ class Terminal:
             comment=o.comment,
             time_msc=o.time_setup_msc,
             expiration_msc=o.time_expiration * 1000,
+            lifetime=Lifetime(o.type_time),
         )
 
     def symbol(self, name: str) -> Symbol | None:
@@ -232,7 +234,7 @@ class Terminal:
             opens_sell=full or info.trade_mode == mt5.SYMBOL_TRADE_MODE_SHORTONLY,
             stops_level=info.trade_stops_level,
             freeze_level=info.trade_freeze_level,
-            takes_expiration=bool(info.expiration_mode & _EXPIRATION_FLAG_SPECIFIED),
+            lifetimes=frozenset(one for one in Lifetime if info.expiration_mode & 1 << one),
         )
 
     def margin_per_lot(self, action: Action, symbol: Symbol) -> Decimal | None:
@@ -443,11 +445,11 @@ class Terminal:
         stoplimit: Decimal,
         sl: Decimal,
         tp: Decimal,
-        expiration: int,
+        expiration: Until,
         magic: int,
         comment: str,
     ) -> Outcome:
-        """Place a pending order. `expiration` in seconds of the broker's clock, 0 = good till cancelled."""
+        """Place a pending order."""
         return self._send_filled(
             Op.PLACE,
             symbol.name,
@@ -467,7 +469,7 @@ class Terminal:
         )
 
     def modify_order(
-        self, order: Order, *, price: Decimal, stoplimit: Decimal, sl: Decimal, tp: Decimal, expiration: int
+        self, order: Order, *, price: Decimal, stoplimit: Decimal, sl: Decimal, tp: Decimal, expiration: Until
     ) -> Outcome:
         """Move a pending order. Whatever is not repeated here the broker would delete (MT5 docs)."""
         return self._send(
@@ -490,10 +492,10 @@ class Terminal:
     def _type(self, action: Action) -> int:
         return int(getattr(self._mt5, f"ORDER_TYPE_{action}"))
 
-    def _until(self, expiration: int) -> dict[str, int]:
-        if not expiration:
-            return {"type_time": self._mt5.ORDER_TIME_GTC}
-        return {"type_time": self._mt5.ORDER_TIME_SPECIFIED, "expiration": expiration}
+    @staticmethod
+    def _until(expiration: Until) -> dict[str, int]:
+        named = {"type_time": int(expiration.lifetime)}
+        return named | ({"expiration": expiration.at} if expiration.at else {})
 
     def _send_filled(self, op: Op, symbol: str, request: Mapping[str, Any]) -> Outcome:
         """Send with the filling mode that fits the symbol; on 10030 (nothing was executed) each other mode once."""

@@ -14,6 +14,7 @@ from account import Account, Deal, Entry, MarginMode, Order, OrderEnd, PastOrder
 from copies import PATIENCE_S, Copy, Ended, Evidence, Observation, Reduced, Seen, State, observe, tag_of, unseen
 from legs import whole
 from mirror import CopyKey, Held
+from safety import Reason
 from signals import FIRST_SERVER_TICKET, LAST_TICKET, Action, Kind, Trade
 
 MAGIC = 7
@@ -243,11 +244,18 @@ def test_a_pending_order_that_filled_under_another_ticket_is_found_through_the_h
     assert (found.kind, found.ticket) == (Kind.POSITION, 777)
 
 
-@pytest.mark.parametrize("end", [OrderEnd.CANCELLED, OrderEnd.EXPIRED])
-def test_a_pending_order_that_was_deleted_has_ended(end: OrderEnd) -> None:
+@pytest.mark.parametrize(
+    ("end", "state", "reason"),
+    [
+        (OrderEnd.CANCELLED, State.CLOSED_BY_CLIENT, Reason.CLOSED_BY_CLIENT),
+        (OrderEnd.EXPIRED, State.CLOSED, Reason.EXPIRED),
+    ],
+)
+def test_a_pending_order_that_was_deleted_or_expired_has_ended(end: OrderEnd, state: State, reason: Reason) -> None:
     copy = replace(OPEN, kind=Kind.ORDER, client_kind=Kind.ORDER)
     past = PastOrder(501, 0, end, "EURUSD", D(0), MAGIC, "", 1)
-    assert news(copy, evidence=Evidence(past)).state is State.CLOSED_BY_CLIENT
+    ended = news(copy, evidence=Evidence(past))
+    assert (ended.state, ended.reason) == (state, reason)
 
 
 def test_a_reduction_is_done_when_the_volume_is_reached_and_planned_anew_when_it_left_no_trace() -> None:

@@ -304,7 +304,7 @@ def test_the_stricter_of_two_states_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["safety", "signals", "plan", "copies", "mirror", "account", "clocks", "names", "stops"]
+    "module", ["safety", "signals", "plan", "copies", "mirror", "account", "clocks", "names", "stops", "expiry"]
 )
 def test_the_modules_that_decide_have_no_clock_socket_terminal_or_database(module: str) -> None:
     allowed = {
@@ -320,7 +320,7 @@ def test_the_modules_that_decide_have_no_clock_socket_terminal_or_database(modul
             "hashlib",
             "functools",
         ),
-        *("safety", "signals", "copies", "mirror", "account", "clocks", "names", "legs", "netting", "stops"),
+        *("safety", "signals", "copies", "mirror", "account", "clocks", "names", "legs", "netting", "stops", "expiry"),
     }
     tree = ast.parse((Path(__file__).parent.parent / f"{module}.py").read_text("utf-8"))
     imported = set()

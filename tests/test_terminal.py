@@ -14,8 +14,9 @@ import pytest
 from fakes import NOON, FakeClock, FakeMt5
 
 import sim_types
-from account import Entry, MarginMode, Order, OrderEnd, Position
+from account import Entry, Lifetime, MarginMode, Order, OrderEnd, Position
 from config import Mt5Settings
+from expiry import Until
 from mt5_sim import Client
 from outcomes import LAST_ERRORS, RETCODES, Op, Outcome, Verdict, verdict_of
 from signals import Action, Kind
@@ -54,14 +55,15 @@ def order_row(**fields: Any) -> Any:
     known = {
         "ticket": 21, "symbol": "EURUSD", "type": 2, "volume_initial": 0.5, "volume_current": 0.2, "price_open": 1.05,
         "price_stoplimit": 0.0, "sl": 1.0, "tp": 0.0, "magic": 5, "comment": "", "time_setup_msc": 77,
-        "time_expiration": 60, "state": 1, "position_id": 0,
+        "time_expiration": 60, "type_time": 2, "state": 1, "position_id": 0,
     }  # fmt: skip
     return SimpleNamespace(**{**known, **fields})
 
 
 POSITION = Position(11, 10, "EURUSD", Action.BUY, D("0.3"), D("1.1"), D(0), D("1.2"), 5, "", 99, D(0))
 ORDER = Order(
-    21, "EURUSD", Action.BUY_LIMIT, D("0.5"), D("0.2"), D("1.05"), D(0), D(1), D(0), 5, "", 77, 60_000
+    21, "EURUSD", Action.BUY_LIMIT, D("0.5"), D("0.2"), D("1.05"), D(0), D(1), D(0), 5, "", 77, 60_000,
+    Lifetime.SPECIFIED,
 )  # fmt: skip
 
 
@@ -593,14 +595,25 @@ def test_both_stops_are_always_sent_because_one_left_out_would_be_removed(termin
     assert request == {"action": 6, "symbol": "EURUSD", "position": 11, "sl": 1.0, "tp": 0.0}
 
 
+def test_the_lifetimes_of_pending_orders_that_a_symbol_takes_are_read(terminal: Terminal, mt5: FakeMt5) -> None:
+    mt5.symbol.expiration_mode = 1 + 8
+    symbol = terminal.symbol("EURUSD")
+    assert symbol is not None
+    assert symbol.lifetimes == {Lifetime.GTC, Lifetime.SPECIFIED_DAY}
+
+
 def test_a_pending_order_is_placed_moved_and_removed_with_every_field(terminal: Terminal, mt5: FakeMt5) -> None:
     symbol = terminal.symbol("EURUSD")
     assert symbol is not None
     prices = {"price": D(1), "stoplimit": D("0.9"), "sl": D("0.8"), "tp": D(2)}
-    terminal.place(symbol, Action.SELL_STOP_LIMIT, D(1), **prices, expiration=0, magic=5, comment="o1.abcd")
-    terminal.place(symbol, Action.BUY_LIMIT, D(1), **prices, expiration=1234, magic=5, comment="o1.abcd")
-    terminal.modify_order(ORDER, **prices, expiration=1234)
-    terminal.modify_order(ORDER, **prices, expiration=0)
+    terminal.place(
+        symbol, Action.SELL_STOP_LIMIT, D(1), **prices, expiration=Until(Lifetime.GTC), magic=5, comment="o1.abcd"
+    )
+    terminal.place(
+        symbol, Action.BUY_LIMIT, D(1), **prices, expiration=Until(Lifetime.SPECIFIED, 1234), magic=5, comment="o1.abcd"
+    )
+    terminal.modify_order(ORDER, **prices, expiration=Until(Lifetime.SPECIFIED_DAY, 1234))
+    terminal.modify_order(ORDER, **prices, expiration=Until(Lifetime.DAY))
     terminal.remove_order(ORDER)
     for request in mt5.sent():
         assert_strict(request)
@@ -609,9 +622,10 @@ def test_a_pending_order_is_placed_moved_and_removed_with_every_field(terminal: 
     assert (second["type"], second["type_time"], second["expiration"]) == (2, 2, 1234)
     assert third == {
         "action": 7, "order": 21, "symbol": "EURUSD", "price": 1.0, "stoplimit": 0.9, "sl": 0.8, "tp": 2.0,
-        "type_time": 2, "expiration": 1234,
+        "type_time": 3, "expiration": 1234,
     }  # fmt: skip
-    assert (fourth["type_time"], "expiration" in fourth) == (0, False)
+    assert (fourth["type_time"], "expiration" in fourth) == (1, False)
+    assert "expiration" not in first
     assert last == {"action": 8, "order": 21}
 
 
@@ -652,11 +666,13 @@ def test_the_simulated_broker_takes_every_request(execution: int, flags: int) ->
 
     in_an_hour = int(clock.time()) + 3 * 3600 + 3600
     prices = {"price": D("1.09"), "stoplimit": D(0), "sl": D(0), "tp": D(0)}
-    placed = terminal.place(symbol, Action.BUY_LIMIT, D(1), **prices, expiration=in_an_hour, magic=5, comment="")
+    placed = terminal.place(
+        symbol, Action.BUY_LIMIT, D(1), **prices, expiration=Until(Lifetime.SPECIFIED, in_an_hour), magic=5, comment=""
+    )
     assert placed.verdict is Verdict.DONE
     (order,) = terminal.read().orders
     assert (order.ticket, order.expiration_msc) == (placed.order, in_an_hour * 1000)
-    moved = terminal.modify_order(order, **{**prices, "price": D("1.08")}, expiration=0)
+    moved = terminal.modify_order(order, **{**prices, "price": D("1.08")}, expiration=Until(Lifetime.GTC))
     assert moved.verdict is Verdict.DONE
     assert terminal.remove_order(order).verdict is Verdict.DONE
     past = terminal.past_order(order.ticket)

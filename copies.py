@@ -246,7 +246,7 @@ def observe(
     strangers: list[Thing] = []
     tags = tagged(books, (thing.comment for thing in free)) if free else {}
     taken: set[CopyKey] = {copy.key for copy in copies if copy.state in LIVE}
-    for thing in free:
+    for thing in free:  # an order at market of a copy that is known may be there too: it is being filled bit by bit
         known = remembered.get(thing.identifier)
         key, held = tags.get(thing.comment, (None, None))
         if known is not None and known.key not in taken:
@@ -255,7 +255,7 @@ def observe(
         elif known is None and held is not None and key is not None and key not in taken:
             taken.add(key)
             adopted.append((held, thing))
-        else:
+        elif known is None or isinstance(thing, Position) or thing.action.kind is Kind.ORDER:
             strangers.append(thing)
     return Observation(tuple(news), tuple(adopted), tuple(strangers), tuple(doubt))
 

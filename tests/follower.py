@@ -110,13 +110,20 @@ class Follower:
     """EURUSD stands at 1.10000/1.10010 until it is moved."""
 
     def __init__(
-        self, folder: Path, *, balance: int = 10_000, market: dict[str, Any] | None = None, **settings: Any
+        self,
+        folder: Path,
+        *,
+        balance: int = 10_000,
+        account: dict[str, Any] | None = None,
+        market: dict[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
-        """`market` changes the broker's symbols, as a file of symbols does; `settings` those of the copier's file."""
+        """`account` changes the account's terms, `market` the broker's symbols, as a file of symbols does; `settings`
+        are those of the copier's file."""
         self.folder = folder
         self.clock = HandClock()
-        account, specs = AccountSettings(login=2001, balance=D(balance)), symbols_with(market or {})
-        self.broker = Broker(account, clock=self.clock, symbols=specs, seed=1)
+        terms = AccountSettings(login=2001, balance=D(balance), **(account or {}))
+        self.broker = Broker(terms, clock=self.clock, symbols=symbols_with(market or {}), seed=1)
         self.sim = SimTerminal(self.broker)
         self.mt5 = Client(self.sim)
         self.settings = settings

@@ -323,9 +323,7 @@ def test_a_freeze_that_only_the_broker_knows_of_is_waited_for(follower: Follower
 
 
 def netting(make: Any, **more: Any) -> Follower:
-    follower: Follower = make(**more)
-    object.__setattr__(follower.broker.settings, "margin_mode", "netting")
-    follower.look()
+    follower: Follower = make(account={"margin_mode": "netting"}, **more)
     return follower
 
 

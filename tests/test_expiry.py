@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal as D
 
 import pytest
-from follower import Follower, order, position
+from follower import Follower, Make, order, position
 
 from account import Lifetime, Order
 from expiry import DAY_S, GRACE_MS, Until, is_over, is_same, shown, until
@@ -195,10 +195,8 @@ def test_an_order_that_expired_here_first_is_entered_when_the_masters_fills_afte
     assert follower.state(7) == "open"
 
 
-def test_on_a_netting_account_an_expired_order_is_not_taken_for_one_that_the_follower_deleted(make: object) -> None:
-    follower: Follower = make()  # type: ignore[operator]
-    object.__setattr__(follower.broker.settings, "margin_mode", "netting")
-    follower.look()
+def test_on_a_netting_account_an_expired_order_is_not_taken_for_one_that_the_follower_deleted(make: Make) -> None:
+    follower = make(account={"margin_mode": "netting"})
     at = placed(follower, 15, seconds=20)
     follower.passes(at - follower.clock.now + 1)
     follower.sim.tick()

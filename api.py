@@ -49,7 +49,7 @@ from bodies import (
 )
 from config import is_loopback
 from db import ANY_SESSION, LastAdmin, NameTaken, Store, Unavailable
-from hub import TRY_LATER, VERSION, Connection, Hub, change_message, view_of
+from hub import TRY_LATER, Connection, Hub, change_message, view_of
 from records import Clock, Outcome, Post, Role, User
 from signals import (
     LOTS,
@@ -74,6 +74,7 @@ from signals import (
     trade_from_sender,
     whole,
 )
+from version import VERSION
 from webserver import GIVE_SOCKET_TO, SECURITY_HEADERS
 
 log = logging.getLogger(__name__)

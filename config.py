@@ -72,6 +72,7 @@ class Mt5Settings:
     portable: bool = False  # terminal started with /portable
     module: Module = Module.METATRADER5
     timeout_ms: int = 60_000  # milliseconds the terminal may take to start and log in
+    call_timeout_s: int = 30  # seconds any other call may take; then the program's working part is started anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,9 @@ HIGHEST_POINTS: Final = 1_000_000
 # --- reading the two files -------------------------------------------------------------------------------------------
 
 
-def load_sender(path: Path, environ: Mapping[str, str] = os.environ) -> SenderConfig:
-    """The settings of the sender. Raises `ConfigError` with every mistake of the file."""
-    table, mistakes = read(path)
+def load_sender(path: Path, environ: Mapping[str, str] = os.environ, data: bytes | None = None) -> SenderConfig:
+    """The settings of the sender, from `data` if it was read before. Raises `ConfigError` with every mistake."""
+    table, mistakes = read(path, data)
     top = Section("", table, SENDER_KEYS, mistakes)
     folder = path.resolve().parent
     config = SenderConfig(
@@ -125,9 +126,9 @@ def load_sender(path: Path, environ: Mapping[str, str] = os.environ) -> SenderCo
     return config
 
 
-def load_client(path: Path, environ: Mapping[str, str] = os.environ) -> ClientConfig:
-    """The settings of the copier. Raises `ConfigError` with every mistake of the file."""
-    table, mistakes = read(path)
+def load_client(path: Path, environ: Mapping[str, str] = os.environ, data: bytes | None = None) -> ClientConfig:
+    """The settings of the copier, from `data` if it was read before. Raises `ConfigError` with every mistake."""
+    table, mistakes = read(path, data)
     top = Section("", table, CLIENT_KEYS, mistakes)
     folder = path.resolve().parent
     api = api_settings(top.section("api"), environ, folder)
@@ -209,6 +210,7 @@ def mt5_settings(section: Section, environ: Mapping[str, str]) -> Mt5Settings:
         portable=section.flag("portable", default=False),
         module=module,
         timeout_ms=section.whole("timeout_ms", 1000, 600_000, "milliseconds", default=60_000),
+        call_timeout_s=section.whole("call_timeout_s", 1, 600, "seconds", default=30),
     )
 
 

@@ -1,26 +1,19 @@
-"""What sender and copier share as programs: their start and end, log file and console, the MetaTrader5 module."""
+"""What sender and copier share as programs: their log, and the MetaTrader5 module."""
 
 from __future__ import annotations
 
 import importlib
-import io
 import logging
 import logging.handlers
 import re
-import signal
-import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
-
-from ledger import LedgerError, WrongLedger
-from settings_file import ConfigError
+from typing import Any, Final
 
 log = logging.getLogger(__name__)
 
 LOG_BYTES: Final = 10_000_000
 LOG_FILES: Final = 5
+CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Spoken:
@@ -41,66 +34,28 @@ class Spoken:
             self._log.info(words, *values)
 
 
-class _OneLine(logging.Formatter):
+class OneLine(logging.Formatter):
     """One line a record: control characters that came from outside cannot fake a second one."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         if record.exc_info:
             return text  # a traceback is ours and needs its lines
-        return re.sub(r"[\x00-\x1f\x7f]", lambda found: ascii(found.group())[1:-1], text)
+        return CONTROLS.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
-def log_to(path: Path) -> None:
-    """INFO and above to the console, and with the date to `path`, which is begun anew at 10 MB (5 are kept)."""
+def log_to(path: Path, shown: logging.Handler) -> None:
+    """INFO and above to the console, and with the date to `path`, which is begun anew at 10 MB (5 are kept).
+
+    Raises `OSError` when that cannot be written.
+    """
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     to_file = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
-    to_file.setFormatter(_OneLine("%(asctime)s %(levelname)-7s %(message)s"))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a console of another code page must not stop anything
-    to_console = logging.StreamHandler(sys.stdout)
-    to_console.setFormatter(_OneLine("%(asctime)s.%(msecs)03d %(message)s", "%H:%M:%S"))
+    to_file.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(message)s"))
+    shown.setFormatter(OneLine("%(asctime)s.%(msecs)03d %(message)s", "%H:%M:%S"))
     root.addHandler(to_file)
-    root.addHandler(to_console)
-
-
-class Settings(Protocol):
-    """What both programs' settings have."""
-
-    @property
-    def folder(self) -> Path: ...
-
-
-S = TypeVar("S", bound=Settings)
-
-
-def start(load: Callable[[Path], S], config: Path, log_name: str, run: Callable[[S, threading.Event], int]) -> int:
-    """Read the settings, open the log, and run until Ctrl-C.
-
-    The exit code: 0 it was asked to end, 1 it had to stop, 2 the settings are wrong, 3 it cannot start.
-    """
-    try:
-        settings = load(config)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    try:
-        log_to(settings.folder / log_name)
-    except OSError as error:
-        print(f"{settings.folder / log_name} cannot be written: {error}", file=sys.stderr)
-        return 3
-    stop = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        return run(settings, stop)
-    except (WrongLedger, LedgerError, NoModule) as error:
-        log.error("%s", error)
-        return 3
-    finally:
-        log.info("ended")
-        logging.shutdown()
+    root.addHandler(shown)
 
 
 class NoModule(Exception):

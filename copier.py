@@ -7,40 +7,35 @@ does it and writes it down.
 
 from __future__ import annotations
 
-import argparse
-import functools
 import logging
 import math
 import queue
 import sys
-import threading
 import time
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, Final
 
 from account import Reading, Symbol
-from api_client import Api
 from books import Books
-from config import ClientConfig, load_client
-from console import Spoken, load_module, start
+from config import ClientConfig
+from console import Spoken
 from copies import LIVE, State
-from ledger import CopierLedger, LedgerError, OneInstance, WrongLedger
-from link import Heard, Inbox, Listener, Lost, Reporter
+from ledger import CopierLedger, LedgerError
+from link import Heard, Inbox, Lost
 from mirror import CopyKey, Held, Mirror
 from plan import Known, Open, Refuse, Rules, StopsAre, plan
-from safety import Copying, Limits, stricter
+from program import main
+from safety import Copying, Limits, drawdown_percent, stricter
 from signals import Action, Check, an_object, number, one_of, or_null, read_fields
 from stocktaking import Stocktaking
-from terminal import ConnectionLost, Terminal, Unreadable, connect_until
-from trader import Trader, named
+from terminal import ConnectionLost, Terminal, Unreadable
+from trader import Trader
+from worker import Status
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S: Final = 1.0  # also without any message
 FRESH_S: Final = 0.25  # how old the quotes and ages may be from which an open was planned
 ASK_AGAIN_S: Final = 5.0  # between two questions for the whole book
 ASLEEP_S: Final = 5.0  # a longer gap between two looks means that the machine slept: ask for a fresh book first
@@ -53,6 +48,8 @@ class ServerSettings:
     copying: Copying = Copying.ON
     limits: Mapping[str, Decimal | int] = field(default_factory=dict)
 
+
+TYPED: Final = {"pause": Copying.PAUSED, "resume": Copying.ON, "flatten": Copying.FLATTEN}  # at the console
 
 # The limits that the server may send; null is none.
 LIMITS: Final[dict[str, Check]] = {one.name: or_null(number(0, 10**9)) for one in fields(Limits)}
@@ -87,6 +84,8 @@ class Copier:
         self._born_epoch, self._born_at = ledger.get("born_epoch") or "", int(ledger.get("born_at") or 0)
         self._books = Books(ledger, self._mirror)
         self._stock = Stocktaking(terminal, ledger, self._mirror, config.magic)
+        self._typed = Copying(ledger.get("typed_copying") or Copying.ON)  # at the console
+        self._reading: Reading | None = None  # the last good one
         self._spoken = Spoken(log)
         self._asked_at = -math.inf
         self._defect = False
@@ -163,13 +162,50 @@ class Copier:
         """The follower's file, made stricter by the server's settings."""
         config, server = self._config, self._server_settings
         return Rules(
-            stricter(config.copying, server.copying),
+            stricter(stricter(config.copying, server.copying), self._typed),
             config.sizing,
             config.limits.tightened(server.limits),
             config.magic,
             config.names,
             config.allow_mixed_symbol,
         )
+
+    # -- what a person at the console asks for
+
+    def command(self, word: str) -> str:
+        """Carry out a typed command; what that means, in words. It holds until another one is typed, over every
+        restart."""
+        if word == "status":
+            return self.status().line
+        self._typed = TYPED[word]
+        try:
+            self._ledger.set(typed_copying=str(self._typed))
+        except LedgerError as error:
+            return f"{self._in_force()}, but it could not be stored and is forgotten at the end: {error}"
+        return self._in_force()
+
+    def _in_force(self) -> str:
+        others = stricter(self._config.copying, self._server_settings.copying)
+        return f"copying is {self.rules().copying} (console {self._typed}, settings {others})"
+
+    def status(self) -> Status:
+        mirror, reading = self._mirror, self._reading
+        live = [copy for copy in self._ledger.copies.values() if copy.state in LIVE]
+        connected = mirror.synced and self._settings_heard
+        online = [name for name, master in mirror.masters.items() if master.online]
+        copying = self.rules().copying if mirror.known else stricter(self._config.copying, self._typed)
+        parts = ["connected" if connected else "NOT CONNECTED"]
+        parts.append(f"{', '.join(online)} online" if online else "NO MASTER ONLINE")
+        parts += [f"copying {copying}", f"{len(live)} copies"]
+        parts += [] if self._trader.last_took_ms is None else [f"last in {self._trader.last_took_ms} ms"]
+        if reading is not None:
+            account = reading.account
+            parts += ["ORDERS REFUSED"] if account.trading_refused else []
+            parts.append(f"equity {account.equity} {account.currency}")
+            drawdown = drawdown_percent(account.equity, self._highest_equity)
+            parts.append(f"drawdown {drawdown:.1f} of {self.rules().limits.max_drawdown_percent} %")
+        short = f"{len(live)} copies" if connected else "NOT CONNECTED"
+        return Status(" | ".join(parts), f"{short}, copying {copying}: copier {self._config.mt5.login}")
 
     # -- one round
 
@@ -202,6 +238,7 @@ class Copier:
                 raise
             return False
         self._spoken.clear("terminal", "the account can be read again")
+        self._reading = reading
         now = self._clock.monotonic()
         slow = now - began > ASLEEP_S  # messages have been waiting meanwhile
         return self._act_on(reading, now, opens=not slow) or slow
@@ -335,124 +372,7 @@ def _told(message: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-# --- the program -----------------------------------------------------------------------------------------------------
-
-
-def run(config: ClientConfig, stop: threading.Event, *, reset_drawdown: bool = False) -> int:
-    """Copy until `stop` is set or the copier must end by itself. The exit code.
-
-    Raises `WrongLedger`, `LedgerError`, `NoModule`.
-    """
-    folder, mt5 = config.folder, config.mt5
-    with (
-        closing(OneInstance(folder / "client.lock")),
-        closing(CopierLedger(folder / "client.db", f"account {mt5.login} at {mt5.server}")) as ledger,
-        closing(Terminal(load_module(mt5.module), mt5)) as terminal,
-    ):
-        check_magic(ledger, config.magic)
-        if reset_drawdown:
-            log.warning("the highest equity is forgotten: it was %s", ledger.get("highest_equity"))
-            ledger.set(highest_equity="0")
-        if ledger.is_new:
-            log.info("a new ledger was begun: trades that are open already are not copied")
-        if not connect_until(terminal, stop):
-            return 0
-        check_newest(ledger, terminal, config)
-        log.info("account %d at %s, copying %s", mt5.login, mt5.server, config.copying)
-        inbox: Inbox = queue.SimpleQueue()
-        api = Api(config.api)
-        listener = Listener(api, config.api, inbox, stop)
-        reporter = Reporter(api, ledger, stop)
-        copier = Copier(terminal, ledger, config, inbox, listener)
-        listener.start()
-        reporter.start()
-        try:
-            copy_until(stop, copier, terminal, reporter)
-        finally:
-            stop.set()
-            listener.close()
-            reporter.wake.set()
-            for thread in (listener, reporter):
-                thread.join(5.0)
-                if thread.is_alive():
-                    log.warning("thread %s did not end in time", thread.name)
-        for copy in ledger.copies.values():
-            if copy.state is State.OPENING:
-                log.warning("outcome not known yet: %s; it is looked for at the next start", named(copy))
-        if copier.ended:
-            log.error("stopped: %s", copier.ended)
-        return 1 if copier.ended else 0
-
-
-def check_magic(ledger: CopierLedger, magic: int) -> None:
-    """Raises `WrongLedger` while copies with another magic number are open or may still fill."""
-    others = {c.magic for c in ledger.copies.values() if c.state in LIVE} - {magic}
-    if others:
-        raise WrongLedger(
-            f"copies with the magic number {', '.join(map(str, others))} are still open, and the file says {magic}: "
-            "change magic_number_copier back until they are closed"
-        )
-
-
-def check_newest(ledger: CopierLedger, terminal: Terminal, config: ClientConfig) -> None:
-    """Let a ledger that was put back from an old copy begin anew: it does not know the orders that were sent since.
-
-    What was opened before its next book is then adopted where the account shows it, and otherwise not opened.
-    """
-    if not int(ledger.get("born_at") or 0):
-        return  # it begins with its first book in any case
-    try:
-        past = terminal.past_orders(config.limits.max_signal_age_s)
-        sent = [(thing.identifier, thing.magic, thing.comment) for thing in terminal.read().everything]
-        sent += [(order.position_id or order.ticket, order.magic, order.comment) for order in past]
-    except Unreadable as problem:
-        why = f"nothing shows whether it is the newest: {problem}"
-    else:
-        highest = ledger.highest_ticket()
-        later = [(ticket, tag) for ticket, theirs, tag in sent if theirs == config.magic and ticket > highest]
-        unknown = [ticket for ticket, tag in later if ledger.remembered(tag, ticket) is None]
-        if not unknown:
-            return
-        why = f"the account has had an order of ours, #{max(unknown)}, that it does not know: is it an old copy?"
-    log.error("this ledger begins anew, trades that are open already are not copied: %s", why)
-    ledger.set(born_at="0")
-
-
-def copy_until(stop: threading.Event, copier: Copier, terminal: Terminal, reporter: Reporter) -> None:
-    """The loop of the thread that trades, until `stop` is set or the copier must end."""
-    spoken = Spoken(log)
-    while not stop.is_set() and not copier.ended:
-        again = False
-        try:
-            again = copier.step()
-            spoken.clear("ledger", "the ledger can be written again")
-        except ConnectionLost:
-            connect_until(terminal, stop)
-        except LedgerError as error:
-            spoken.say("ledger", f"nothing is opened while the ledger cannot be written: {error}", logging.ERROR)
-            stop.wait(1.0)
-        except Exception:
-            log.exception("a defect of this program: nothing is opened any more, open copies are still followed")
-            copier.stop_opening()
-            stop.wait(5.0)
-        reporter.wake.set()
-        copier.wait(0.0 if again else LOOK_EVERY_S)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description="Copies the trades of your signal provider to your MetaTrader 5 account."
-    )
-    parser.add_argument(
-        "--reset-drawdown",
-        action="store_true",
-        help="forget the highest equity (after a withdrawal, or when you accept the loss), then go on as usual",
-    )
-    parser.add_argument("--config", type=Path, default=Path("config_client.json"), help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    go = functools.partial(run, reset_drawdown=options.reset_drawdown)
-    return start(load_client, options.config, "client.log", go)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from run_copier import COPIER  # here, because it is made of what is above
+
+    sys.exit(main(COPIER))

@@ -22,10 +22,9 @@ from db import Store, Unavailable
 from records import Clock, Entry, Master, Outcome, Role, User
 from safety import Sizing, wanted_volume
 from signals import BadJson, ChangeType, Trade, decode, encode, trade_for_client
+from version import VERSION
 
 log = logging.getLogger(__name__)
-
-VERSION: Final = "0.1.0"
 
 MOST_LOTS: Final = Decimal(1_000_000)
 HEARTBEAT_S: Final = 5.0  # quiet after which a group hears which number it should have reached

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION: Final = 2
 SCHEMA: Final = Path(__file__).with_name("schema_ledger.sql")
 
+# A working part of which somebody has killed the supervising process takes a moment to end.
+LAST_ONE_ENDS_S: Final = 5.0
+
 Connect = Callable[..., sqlite3.Connection]  # `sqlite3.connect`, or what behaves like it
 
 
@@ -45,14 +48,20 @@ class WrongLedger(Exception):
 class OneInstance:
     """A lock on `path` that dies with its process. Raises `WrongLedger` when another process holds it."""
 
-    def __init__(self, path: Path) -> None:
-        try:
-            self._file = lock(path)
-        except Locked as error:
-            raise WrongLedger(
-                f"{path} is in use: the same program is already running in this folder. Two of them on one account "
-                "would fight over it; close the other one first."
-            ) from error
+    def __init__(self, path: Path, patience_s: float = LAST_ONE_ENDS_S) -> None:
+        """`patience_s` is waited for one that is ending."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                self._file = lock(path)
+                return
+            except Locked as error:
+                if time.monotonic() >= deadline:
+                    raise WrongLedger(
+                        f"{path} is in use: the same program is already running in this folder. Two of them on one "
+                        "account would fight over it; close the other one first."
+                    ) from error
+            time.sleep(0.1)
 
     def close(self) -> None:
         self._file.close()

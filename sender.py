@@ -7,26 +7,24 @@ change: a position has closed when the history shows its closing deals, or when 
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 import re
 import sys
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, Final
 
 from account import PATIENCE_S, Deal, Entry, Order, OrderEnd, Position, Reading, Symbol
 from api_client import Api, ApiDown, ApiRefused
 from clocks import RemoteClock
 from config import SenderConfig, load_sender
-from console import Spoken, load_module, start
+from console import Spoken, load_module
 from ledger import LedgerError, OneInstance, SenderLedger
+from program import Program, main
 from signals import (
     NOTHING,
     BadField,
@@ -43,7 +41,10 @@ from signals import (
     trade_from_sender,
     trade_from_server,
 )
+from supervisor import Command
 from terminal import ConnectionLost, Terminal, Unreadable, connect_until
+from watchdog import Watchdog
+from worker import Status, Worker
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,25 @@ class Sender:
         self._grew: dict[Key, Grown] = {}  # positions that have grown since the server acknowledged them
         self._ageless: set[Key] = set()  # told without an age, because nothing showed it then
         self._missing_since: dict[Key, float] = {}
+        self._took_ms: int | None = None  # from the look that showed the last change to the server's answer
         self._spoken = Spoken(log)
+
+    # -- what a person at the console asks for
+
+    def command(self, _word: str) -> str:
+        """The only one is `status`."""
+        return self.status().line
+
+    def status(self) -> Status:
+        kinds = [kind for kind, _ in self._book]
+        connected = self._session is not None and not self._failures
+        parts = ["connected" if connected else "NOT CONNECTED"]
+        parts.append("account read" if self._last_good is not None else "ACCOUNT NOT READ")
+        parts.append(f"positions {kinds.count(Kind.POSITION)}, orders {kinds.count(Kind.ORDER)}")
+        if self._took_ms is not None:
+            parts.append(f"last change told in {self._took_ms} ms")
+        short = f"{len(kinds)} trades" if connected else "NOT CONNECTED"
+        return Status(" | ".join(parts), f"{short}: sender {self._config.mt5.login}")
 
     # -- one poll
 
@@ -204,6 +223,8 @@ class Sender:
         except LedgerError:
             self._whole_book_due = True  # the server has it, the ledger has not
             raise
+        if changes:
+            self._took_ms = round((self._clock.monotonic() - now) * 1000)
         if self._failures:
             log.info("the server is reached again")
         self._failures = 0
@@ -547,31 +568,39 @@ def _told(change: Change) -> str:
 # --- the program -----------------------------------------------------------------------------------------------------
 
 
-def run(config: SenderConfig, stop: threading.Event) -> int:
-    """Send until `stop` is set or the sender must not go on. The exit code.
+def run(config: SenderConfig, worker: Worker) -> int:
+    """Send until it is asked to end or must not go on. The exit code.
 
     Raises `WrongLedger`, `LedgerError`, `NoModule`.
     """
-    folder, mt5 = config.folder, config.mt5
+    folder, mt5, stop = config.folder, config.mt5, worker.stop
+    watchdog = Watchdog(mt5.call_timeout_s, mt5.timeout_ms)
     with (
         closing(OneInstance(folder / "sender.lock")),
         closing(SenderLedger(folder / "sender.db", f"account {mt5.login} at {mt5.server}")) as ledger,
-        closing(Terminal(load_module(mt5.module), mt5)) as terminal,
+        closing(watchdog),
+        closing(Terminal(watchdog.watched(load_module(mt5.module)), mt5)) as terminal,
     ):
         sender = Sender(terminal, Api(config.api), ledger, config)
+        worker.running()
+        watchdog.start()
         if not connect_until(terminal, stop):
             return 0
         log.info("watching account %d at %s every %d ms", mt5.login, mt5.server, config.poll_ms)
-        return poll(sender, terminal, config.poll_ms, stop)
+        return poll(sender, terminal, config.poll_ms, worker)
 
 
-def poll(sender: Sender, terminal: Terminal, poll_ms: int, stop: threading.Event) -> int:
-    """Look every `poll_ms` until `stop` is set or the sender must not go on. The exit code."""
+def poll(sender: Sender, terminal: Terminal, poll_ms: int, worker: Worker) -> int:
+    """Look every `poll_ms` until it is asked to end or must not go on. The exit code."""
+    stop = worker.stop
     while not stop.is_set():
         started = time.monotonic()
         try:
+            worker.carry_out(sender.command)
             sender.step()
+            worker.show(sender.status)
         except ConnectionLost:
+            worker.connecting()
             connect_until(terminal, stop)
         except LedgerError as error:
             log.error("%s", error)
@@ -583,12 +612,18 @@ def poll(sender: Sender, terminal: Terminal, poll_ms: int, stop: threading.Event
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Sends the trades of your MetaTrader 5 account to the server.")
-    parser.add_argument("--config", type=Path, default=Path("config_sender.json"), help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    return start(load_sender, options.config, "sender.log", run)
+SENDER: Final = Program(
+    name="sender",
+    script=__file__,
+    about="Sends the trades of your MetaTrader 5 account to the server.",
+    config="config_sender.json",
+    log="sender.log",
+    load=lambda path, content: load_sender(path, data=content),
+    run=run,
+    unsettled=lambda config: [],  # it never trades
+    commands={"status": Command("how it goes")},
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(SENDER))

@@ -32,9 +32,10 @@ from api import Registration, Settings, create_app
 from auth import PASSWORD, Passwords, network_of, read_secret
 from config import is_loopback
 from db import NameTaken, Store, Unavailable, Unusable, hold
-from hub import VERSION, Hub
+from hub import Hub
 from records import Role
 from signals import USERNAME
+from version import VERSION
 from webserver import MOST_CONNECTIONS, MOST_FROM_ADDRESS, CannotListen, WebServer
 from wire import SocketThreads
 

@@ -19,7 +19,7 @@ from typing import Final
 # Every key there is. A value is shown in a message only under one of these, and never a password's.
 SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "api": ("url", "ws_url", "username", "password", "ca_file", "allow_plain_http"),
-    "mt5": ("login", "password", "server", "path", "portable", "module", "timeout_ms"),
+    "mt5": ("login", "password", "server", "path", "portable", "module", "timeout_ms", "call_timeout_s"),
     "trade_copy": (
         "mode",
         "fixed_lot",
@@ -145,10 +145,13 @@ class Unreadable(Exception):
     """After a mistake that has been noted, what follows cannot be understood."""
 
 
-def read(path: Path) -> tuple[Table, list[Mistake]]:
-    """The file's table and the mistakes in its writing. Raises `ConfigError` when it cannot be understood."""
+def read(path: Path, data: bytes | None = None) -> tuple[Table, list[Mistake]]:
+    """The file's table and the mistakes in its writing. Raises `ConfigError` when it cannot be understood.
+
+    `data` is what was read from it before, if it was.
+    """
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if data is None else data
     except FileNotFoundError:
         raise ConfigError(
             path,

@@ -42,6 +42,7 @@ class Session:
     pid: int = 0
     requests: int = 0  # numbers order_send's request_id
     books: set[str] = field(default_factory=set)
+    hold: Callable[[], None] = lambda: None  # tell the client to wait for this answer without letting go of the GIL
 
 
 class Terminal:
@@ -124,7 +125,7 @@ class Terminal:
                 self._hanging.append(rule)
         late_answer = rule is not None and bool(rule.details.get("after"))
         if rule is not None and not late_answer:
-            self._wait_for(rule)
+            self._wait_for(rule, session)
         with self.lock:
             try:
                 result = self._answer(session, name, args, rule, offline)
@@ -133,7 +134,7 @@ class Terminal:
             finally:
                 self._save_changes()
         if rule is not None and late_answer:
-            self._wait_for(rule)
+            self._wait_for(rule, session)
         return result
 
     def tick(self) -> None:
@@ -153,8 +154,10 @@ class Terminal:
         if self.broker.account.changed:
             self.broker.save()
 
-    def _wait_for(self, rule: Rule) -> None:
+    def _wait_for(self, rule: Rule, session: Session) -> None:
         if rule.outcome == "hang":
+            if rule.details.get("gil"):
+                session.hold()
             rule.released.wait()
         elif rule.outcome == "delay":
             sleep = getattr(self._clock, "sleep", time.sleep)

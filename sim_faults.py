@@ -23,7 +23,7 @@ _SENDS = (
 _DETAILS = {
     "none": {"code", "text", "drop"},
     "delay": {"seconds", "after"},
-    "hang": {"after"},
+    "hang": {"after", "gil"},
     "other_login": {"login"},
     "late": {"seconds"},
     "none_after_fill": {"code", "text", "drop"},

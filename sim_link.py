@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 import sim_types as t
@@ -53,15 +55,29 @@ class SocketLink:
         except OSError as error:
             raise SendFailedError from error
         try:
-            answer = self._file.readline()
-            if not answer.endswith(b"\n"):
-                raise ReceiveFailedError
-            parsed: dict[str, Any] = json.loads(answer)
-            return parsed
+            answer = self._read()
+            if "hold" in answer:
+                self._wait_holding_the_gil()
+                answer = self._read()
+            return answer
         except TimeoutError:
             raise
         except (OSError, ValueError) as error:
             raise ReceiveFailedError from error
+
+    def _read(self) -> dict[str, Any]:
+        answer = self._file.readline()
+        if not answer.endswith(b"\n"):
+            raise ReceiveFailedError
+        parsed: dict[str, Any] = json.loads(answer)
+        return parsed
+
+    def _wait_holding_the_gil(self) -> None:
+        """Until something comes, as the real package waits: no other thread of this process runs meanwhile."""
+        self._socket.setblocking(True)
+        library = ctypes.PyDLL("ws2_32" if sys.platform == "win32" else None)  # PyDLL: the GIL is not let go
+        one = ctypes.create_string_buffer(1)
+        library.recv(ctypes.c_size_t(self._socket.fileno()), one, 1, int(socket.MSG_PEEK))
 
     def _check_alive(self) -> None:
         """A send into a dead connection often succeeds; nothing to read and not ended means alive."""

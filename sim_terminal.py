@@ -41,15 +41,18 @@ class _Connection(socketserver.StreamRequestHandler):
     disable_nagle_algorithm = True
 
     def handle(self) -> None:
-        session = Session()
+        session = Session(hold=lambda: self._write({"hold": True}))
         try:
             while line := self.rfile.readline(MAX_LINE):
                 answer, go_on = self._answer(session, line)
-                self.wfile.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
+                self._write(answer)
                 if not go_on:
                     return
         except OSError:
             log.info("a client of terminal %s is gone", self.server.terminal.broker.settings.login)
+
+    def _write(self, answer: dict[str, Any]) -> None:
+        self.wfile.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
 
     def _answer(self, session: Session, line: bytes) -> tuple[dict[str, Any], bool]:
         try:

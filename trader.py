@@ -81,6 +81,7 @@ class Trader:
         self._without_stops: set[CopyKey] = set()  # to be opened without, because the broker refused them in the order
         self._sl_first: set[CopyKey] = set()  # of an open one the broker refused both together
         self._told_stops: dict[CopyKey, str] = {}  # what was told last of stops that are not the master's
+        self.last_took_ms: int | None = None  # from receipt of the message to the fill, of the copy opened last
         self._spoken = Spoken(log)
 
     def rests(self) -> dict[tuple[CopyKey, type], tuple[float, Aim]]:
@@ -147,6 +148,7 @@ class Trader:
             now = replace(now, state=State.OPEN, reason="", detail="")
         if begins and copy.state is State.OPENING and copy.key in self._times:
             times = self._times[copy.key]
+            self.last_took_ms = times.filled_at - times.received_at
             report = self._report("opened", now, price=seen.price, times=times)
             words = "placed" if seen.kind is Kind.ORDER else "opened"
             took = f", {times.filled_at - times.detected_at} ms after it was detected" if times.detected_at else ""

@@ -207,3 +207,13 @@ class SimpleTrade:
 
 def _named(trade: Trade) -> Trade:
     return SimpleTrade.changed(trade, {"master": "master_user", "source": Source.TERMINAL})
+
+
+class SilentChannel:
+    """To nobody: keeps what a working part tells the supervising process."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+
+    def tell(self, **message: Any) -> None:
+        self.told.append(message)

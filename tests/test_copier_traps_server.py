@@ -18,15 +18,17 @@ from typing import Any
 
 import pytest
 from chain import ROOT
+from fakes import SilentChannel
 from follower import MAGIC, D, Follower, Make, position
 
 from api_client import Api
 from config import ApiSettings
-from copier import run
 from ledger import CopierLedger
 from link import Listener, Lost, Reporter
+from run_copier import run
 from safety import Copying
 from signals import Source
+from worker import Worker
 
 MASTER = "master_user"
 
@@ -321,9 +323,9 @@ def test_another_magic_number_is_taken_when_no_copy_is_open_any_more(follower: F
     follower.look()
     assert follower.state(1) == "closed"
     follower.kill()
-    at_once = threading.Event()
-    at_once.set()
-    assert run(replace(follower.config(), magic=ANOTHER_MAGIC), at_once) == 0
+    worker = Worker(SilentChannel(), frozenset())
+    worker.stop.set()
+    assert run(replace(follower.config(), magic=ANOTHER_MAGIC), worker) == 0
 
 
 def test_settings_that_were_lost_on_the_way_are_asked_for(make: Make) -> None:

@@ -25,7 +25,6 @@ from test_sender import Desk
 
 from api_client import Api
 from config import ApiSettings
-from copier import check_newest
 from copies import Copy, State, tag_of
 from db import Store
 from hub import Hub
@@ -33,6 +32,7 @@ from ledger import CopierLedger, LedgerError
 from link import Heard, Listener
 from mirror import Mirror
 from records import Post, Role
+from run_copier import check_newest
 from safety import Limits, Mode, Sizing
 from signals import Action, Kind, decode
 from terminal import Terminal

@@ -1075,11 +1075,13 @@ def test_a_refusal_that_is_not_409_is_no_takeover(desk: Desk) -> None:
 
 def test_the_account_is_looked_at_every_poll_ms() -> None:
     class Looks:
-        """A sender that does nothing, and the stop event that counts its rests."""
+        """A sender that does nothing, and its own worker with a stop event that counts its rests."""
 
         def __init__(self) -> None:
             self.looks = 0
             self.rests: list[float] = []
+            self.stop = self
+            self.command = self.status = self.carry_out = self.show = lambda *_: None
 
         def step(self) -> None:
             self.looks += 1

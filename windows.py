@@ -1,0 +1,84 @@
+"""What only Windows has: a console that belongs to the program alone, the closing of its window, Notepad."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+# Five seconds after the window was closed Windows ends the process. (Microsoft, HandlerRoutine)
+CLOSED_S: Final = 4.5
+
+
+def is_frozen() -> bool:
+    """Whether this is sender.exe or copier.exe, and not Python with a script."""
+    return bool(getattr(sys, "frozen", False))
+
+
+def own_console() -> bool:
+    """Whether the window closes together with this program, as it does after a double-click."""
+    if sys.platform != "win32":
+        return False
+    import ctypes
+
+    found = (ctypes.c_uint32 * 16)()
+    count = ctypes.windll.kernel32.GetConsoleProcessList(found, len(found))
+    # A one-file executable consists of two processes: the first one unpacks, starts the second and waits for it.
+    ours = {os.getpid(), os.getppid() if is_frozen() else 0}
+    return 0 < count <= len(found) and set(found[:count]) <= ours
+
+
+def takes_escape_sequences() -> bool:
+    """Whether the console moves its cursor by them; on Windows it has to be asked to (10 and newer)."""
+    if sys.platform != "win32":
+        return os.environ.get("TERM", "dumb") != "dumb" and os.tcgetpgrp(0) == os.getpgrp()
+    import ctypes
+
+    kernel32 = ctypes.windll.kernel32
+    output, mode = kernel32.GetStdHandle(-11), ctypes.c_uint32()
+    processed, wrap, escapes = 1, 2, 4
+    return bool(
+        kernel32.GetConsoleMode(output, ctypes.byref(mode))
+        and kernel32.SetConsoleMode(output, mode.value | processed | wrap | escapes)
+    )
+
+
+_kept: list[Any] = []  # what Windows calls must not be collected
+
+
+def on_end(stop: threading.Event, ended: threading.Event) -> None:
+    """Set `stop` when somebody wants this program to end: by Ctrl-C, a signal, the closing of the window.
+
+    Where the process would be over at once, `ended` is waited for as long as the system allows.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: stop.set())
+    for name in ("SIGTTIN", "SIGTTOU"):  # in the background of a shell it goes on without a keyboard
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if sys.platform != "win32":
+        return
+    import ctypes
+
+    @ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint32)
+    def asked(event: int) -> int:
+        stop.set()
+        if event >= 2:  # CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT: the process ends with this answer
+            ended.wait(CLOSED_S)
+        return 1
+
+    _kept.append(asked)
+    ctypes.windll.kernel32.SetConsoleCtrlHandler(asked, 1)
+
+
+def open_in_editor(path: Path) -> None:
+    """Open a file in Notepad; nothing where there is none."""
+    if sys.platform == "win32":
+        with contextlib.suppress(OSError):
+            subprocess.Popen(["notepad.exe", str(path)])  # noqa: S607

@@ -454,6 +454,11 @@ class Api:
             "connected": connected,
             "executions": self._store.executions_by_event(**_own(caller)),
             "users": self._store.users_by_role() if caller.role is Role.ADMIN else None,
+            "shared_accounts": [
+                {"login": login, "clients": clients} for login, clients in self._store.shared_accounts()
+            ]
+            if caller.role is Role.ADMIN
+            else None,
         }
 
     def health(self, _caller: User | None) -> Reply:

@@ -70,6 +70,7 @@ CHECKED_TABLES: Final = ("state", "starts", "users", "configs", "senders", "trad
 ANY_SESSION: Final = ""  # begin a session whatever was before
 ATTEMPTS_KEPT_MS: Final = 3_600_000  # no limit of `auth.py` looks further back
 ADDRESSES_KEPT_MS: Final = 90 * 86_400_000
+ACCOUNTS_SHOWN_MS: Final = 30 * 86_400_000
 STARTS_KEPT: Final = 20  # a follower that was away for more of them waits for the masters' next report
 SCHEMA_FILE: Final = Path(__file__).resolve().parent / "schema.sql"
 
@@ -807,8 +808,34 @@ class Store:
                     (client.id, report["id"], report["event"], report["master"], encode(report), now),
                 )
                 stored += cursor.rowcount
+            logins = {report["login"] for report in reports if "login" in report}
+            shared = [login for login in logins if self._is_newly_shared(client, login, now)]
+        for login in shared:
+            log.warning("account %d is used by %s and by another client: see /overview", login, client.username)
         log.info("database: %d reports of %s stored, %d known", stored, client.username, len(reports) - stored)
         return stored, len(reports) - stored
+
+    def _is_newly_shared(self, client: User, login: int, now: int) -> bool:
+        """Write down that the client uses the account; whether that is news, and another client does too."""
+        known = self._one("SELECT 1 FROM accounts WHERE login = ? AND client_id = ?", login, client.id)
+        self._db.execute(
+            """INSERT INTO accounts (login, client_id, seen_at) VALUES (?, ?, ?)
+               ON CONFLICT (login, client_id) DO UPDATE SET seen_at = excluded.seen_at""",
+            (login, client.id, now),
+        )
+        return known is None and any(found == login for found, _ in self.shared_accounts())
+
+    def shared_accounts(self) -> list[tuple[int, list[str]]]:
+        """Account numbers that several active clients have reported from of late, and these clients. Two brokers may
+        have given one number to two people, so this is for a person to look at."""
+        rows = self._all(
+            """SELECT login, json_group_array(username) AS names
+               FROM (SELECT login, username FROM accounts JOIN users ON id = client_id
+                     WHERE active = 1 AND seen_at > ? ORDER BY username)
+               GROUP BY login HAVING count(*) > 1 ORDER BY login""",
+            self.now_ms() - ACCOUNTS_SHOWN_MS,
+        )
+        return [(row["login"], json.loads(row["names"])) for row in rows]
 
     def executions_after(
         self, number: int, limit: int, *, client: str | None = None, master: str | None = None

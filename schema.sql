@@ -140,3 +140,11 @@ CREATE TABLE executions (
 CREATE INDEX executions_of_a_client ON executions (client_id, number);
 CREATE INDEX executions_of_a_master ON executions (master, number);
 CREATE INDEX executions_by_event ON executions (event);
+
+-- Which account numbers a client's reports have named: two clients that trade on one account would double each trade there.
+CREATE TABLE accounts (
+    login     INTEGER NOT NULL,
+    client_id INTEGER NOT NULL REFERENCES users (id),
+    seen_at   INTEGER NOT NULL,
+    PRIMARY KEY (login, client_id)
+) STRICT, WITHOUT ROWID;

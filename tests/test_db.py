@@ -741,6 +741,30 @@ def test_reports_are_stored_once(store: Store) -> None:
 # --- trouble ---------------------------------------------------------------------------------------------------------
 
 
+def test_two_clients_on_one_account_are_noticed_once(
+    store: Store, clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    clients = [store.add_user(name, "hash", Role.CLIENT) for name in ("ben_user", "anna_user", "carl_user")]
+
+    def reports(number: int, client: User, login: int) -> None:
+        report = {"id": f"r{number}", "event": "opened", "master": "m_user", "login": login}
+        store.add_executions(client, [report, {**report, "id": f"again{number}"}])
+
+    for number, (client, login) in enumerate(zip(clients, (1, 2, 2), strict=True)):
+        reports(number, client, login)
+    assert store.shared_accounts() == [(2, ["anna_user", "carl_user"])]
+    reports(3, clients[0], 2)
+    reports(4, clients[0], 2)
+    assert store.shared_accounts() == [(2, ["anna_user", "ben_user", "carl_user"])]
+    warned = [record.getMessage() for record in caplog.records if "another client" in record.getMessage()]
+    assert [line.split(" and ")[0] for line in warned] == [
+        "account 2 is used by carl_user",
+        "account 2 is used by ben_user",
+    ]
+    clock.advance(31 * 86_400)
+    assert store.shared_accounts() == []
+
+
 def test_a_full_disk_changes_nothing_and_passes(store: Store, master: User) -> None:
     pages = store._db.execute("PRAGMA page_count").fetchone()[0]
     store._db.execute(f"PRAGMA max_page_count = {pages}")

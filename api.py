@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -83,6 +84,7 @@ BODY_LIMIT: Final = 64 << 10
 LOGIN_LIMIT: Final = 4 << 10
 WEBSOCKET: Final = "/ws"
 SUBPROTOCOL: Final = "bearer"  # offered by browsers together with their token
+OPENAPI: Final = Path(__file__).resolve().parent / "openapi.json"
 PAGE: Final = 1000  # the longest list that one answer gives
 
 ANYONE: Final = None
@@ -465,6 +467,9 @@ class Api:
         self._store.check()
         return 200, {"status": "ok"}
 
+    def description(self, _caller: User | None) -> Response:
+        return Response(OPENAPI.read_bytes(), mimetype="application/json")
+
     def metrics(self, _caller: User | None) -> Response:
         if not from_loopback():
             self.caller(bearer_token(), ADMIN)
@@ -660,6 +665,7 @@ ROUTES: Final = (
     Route("GET", "/overview", EVERY_ROLE, Api.overview, body=None),
     Route("GET", "/health", ANYONE, Api.health, body=None),
     Route("GET", "/metrics", ANYONE, Api.metrics, body=None),
+    Route("GET", "/openapi.json", ANYONE, Api.description, body=None),
     Route("GET", WEBSOCKET, EVERY_ROLE, Api.no_handshake, body=None),
 )
 QUIET_PATHS: Final = frozenset({"/health", "/metrics"})

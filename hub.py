@@ -209,12 +209,12 @@ class Hub:
                 others = self._members_of(now.id)
                 for older in others[: max(0, len(others) - most_others)]:
                     self._end(older, TAKEN_OVER, "another connection of this user took over")
-                connection.send_frame(book)
-                connection.send_frame(config)
                 self._members[connection] = member
                 self._of_user.setdefault(now.id, []).append(member)
                 self._addresses[address] += 1
                 self._enter(member, seq)
+                connection.send_frame(book)
+                connection.send_frame(config)
                 connected = len(self._members)
         log.info(
             "websocket: %s (%s) connected from %s, %d connected", now.username, now.role, connection.peer, connected

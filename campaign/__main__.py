@@ -1,30 +1,25 @@
-"""The long trials: python run.py campaign faults|kills|trades [options]; --help after each tells its options."""
+"""The long trials: python run.py campaign NAME [options]; --help after each tells its options."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Final
 
-from campaign import faults, kills, trades
-
-CAMPAIGNS: Final[dict[str, Callable[[list[str]], int]]] = {
-    "faults": faults.main,
-    "kills": kills.main,
-    "trades": trades.main,
-}
+CAMPAIGNS: Final = ("faults", "kills", "trades", "calls", "fuzz")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one campaign; its exit code."""
     name, *rest = arguments or ("--help",)
-    if name not in CAMPAIGNS:
-        print("python run.py campaign NAME [options]\n")
-        for known, campaign in CAMPAIGNS.items():
-            first = (sys.modules[campaign.__module__].__doc__ or "").partition("\n")[0]
-            print(f"  {known:8} {first}")
-        return 0 if name in ("help", "-h", "--help") else 2
-    return CAMPAIGNS[name](rest)
+    if name in CAMPAIGNS:
+        return int(import_module(f"campaign.{name}").main(rest))
+    print("python run.py campaign NAME [options]\n")
+    for known in CAMPAIGNS:
+        first = (import_module(f"campaign.{known}").__doc__ or "").partition("\n")[0]
+        print(f"  {known:8} {first}")
+    return 0 if name in ("help", "-h", "--help") else 2
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """The whole chain as five real processes, which the tests share with the campaign of kills."""
 
-from campaign.processes import MAGIC, PARTS, ROOT, Chain
+from campaign.processes import MAGIC, PARTS, PASSWORDS, ROOT, Chain
 
-__all__ = ["MAGIC", "PARTS", "ROOT", "Chain"]
+__all__ = ["MAGIC", "PARTS", "PASSWORDS", "ROOT", "Chain"]

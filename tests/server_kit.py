@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import requests
 import websocket
+from secrets_kit import secrets_in
 
 from api import Registration, Settings, create_app
 from auth import Passwords, Tokens, network_of
@@ -193,6 +195,7 @@ class Serving:
         self.session = requests.Session()
         self.session.trust_env = False  # a proxy or a CA file in the environment is not for this
         self.listening: list[Listening] = []
+        self.secrets: tuple[str | bytes, ...] = (PASSWORD, SECRET)
 
     def user(self, name: str, role: Role | str = Role.CLIENT) -> Caller:
         user = self.store.add_user(name, password_hash(), Role(role))
@@ -202,7 +205,21 @@ class Serving:
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
         data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.session.request(method, self.url + path, data=data, headers=headers, timeout=20)
+        answer = self.session.request(method, self.url + path, data=data, headers=headers, timeout=20)
+        assert not secrets_in(answer.content, *self.secrets) or path == "/token", "a secret is in an answer"
+        return answer
+
+
+class Logged(logging.Handler):
+    """All that the server writes, before anything of it is hidden."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.setFormatter(logging.Formatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
 
 
 @contextmanager
@@ -233,6 +250,10 @@ def serving(
     for thread in threads:
         thread.start()
     running = Serving(store, hub, server.url, Tokens(SECRET, store, token_seconds))
+    logged = Logged()
+    logging.getLogger().addHandler(logged)
+    for name in ("api", "auth", "db", "hub", "webserver", "wire"):
+        logging.getLogger(name).setLevel(logging.DEBUG)
     try:
         yield running
     finally:
@@ -247,3 +268,7 @@ def serving(
         for thread in threads:
             thread.join(5)
         store.close()
+        logging.getLogger().removeHandler(logged)
+    assert not secrets_in("\n".join(logged.lines).encode(), *running.secrets), "a secret is in the log"
+    for file in folder.glob("server.db*"):
+        assert not secrets_in(file.read_bytes(), *running.secrets), "a secret is in the database"

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chain import PARTS, Chain
+from chain import PARTS, PASSWORDS, Chain
+from secrets_kit import assert_no_secrets
 
 
 @pytest.fixture
@@ -21,6 +22,7 @@ def chain(tmp_path: Path) -> Iterator[Chain]:
         yield one
     finally:
         one.stop()
+    assert_no_secrets(tmp_path, *PASSWORDS.values(), "investor", but={"config_sender.json", "config_client.json"})
 
 
 def running_copier(chain: Chain) -> None:

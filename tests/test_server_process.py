@@ -1,5 +1,6 @@
 """The server as people start it: its command line, its files, its end, and what a kill leaves behind."""
 
+import base64
 import contextlib
 import json
 import logging
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 import requests
 import websocket
+from secrets_kit import assert_no_secrets, secrets_in
 from server_kit import ORIGINAL_SIGNAL, PASSWORD
 
 from config import is_loopback
@@ -78,6 +80,7 @@ class Process:
         self._reader.join(20)
         assert self.child.stdout is not None
         self.child.stdout.close()
+        assert not secrets_in("".join(self.lines).encode(), PASSWORD), "a secret is in what was printed"
         return code
 
 
@@ -92,6 +95,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     yield make
     for process in started:
         process.kill()
+    assert_no_secrets(tmp_path, PASSWORD)
 
 
 def command(folder: Path, *arguments: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -404,3 +408,12 @@ def test_a_hanging_request_does_not_keep_the_server_from_ending(start: Callable[
         with contextlib.suppress(AttributeError):
             server.child.send_signal(signal.SIGTERM)
         assert server.ended() is not None
+
+
+def test_a_secret_left_lying_is_found_in_whatever_form(tmp_path: Path) -> None:
+    for form in (b"a canary secret", b"canary secret".hex().encode(), base64.b64encode(b"canary secret").rstrip(b"=")):
+        assert secrets_in(b"x" + form + b"y", "canary secret")
+    assert secrets_in(b'{"x": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0x.c2lnbmF0dXJlc2ln"}')
+    (tmp_path / "x.log").write_bytes(b"... canary secret ...")
+    with pytest.raises(AssertionError, match=r"x\.log"):
+        assert_no_secrets(tmp_path, "canary secret")

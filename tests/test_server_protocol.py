@@ -7,7 +7,7 @@ from typing import Any
 
 from server_kit import PASSWORD, Caller, Listening, serving
 
-from signals import FIRST_SERVER_TICKET
+from signals import FIRST_SERVER_TICKET, ChangeType
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
 # What differs from run to run.
@@ -91,3 +91,12 @@ def test_every_example_of_the_page_is_true(tmp_path: Path) -> None:
                 assert what == "send"
                 listening[who].socket.send(text)
                 assert listening[who].next()["type"] == "book"
+
+
+def test_the_table_of_messages_is_complete() -> None:
+    code = (PAGE.parent.parent / "hub.py").read_text(encoding="utf-8")
+    sent = set(re.findall(r'"type": "(\w+)"', code)) | set(ChangeType)
+    table = PAGE.read_text(encoding="utf-8").partition("### Every message")[2].partition("### Ends")[0]
+    rows = re.findall(r"^\| server \| (.*?) \|", table, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == sent
+    assert set(re.findall(r'kind == "(\w+)"', code)) == {"sync"}

@@ -72,7 +72,7 @@ TASKS = {
         (("-m", "pytest", ARGS),),
     ),
     "campaign": Task(
-        "long trials under faults: campaign faults, campaign kills (--help after each)",
+        "long trials: campaign faults, kills, trades, calls, fuzz (--help after each)",
         DEVELOPMENT,
         (("-m", "campaign", ARGS),),
     ),

@@ -171,23 +171,16 @@ def test_bent_bytes_are_understood_or_refused() -> None:
 
 # --- scanners --------------------------------------------------------------------------------------------------------
 
-# What bandit finds in the program, and why it may stay.
+# What bandit finds in the program, and why it may stay. The small findings are judged line by line with ruff's rules S.
+SMALL: Final = {
+    "B101": "asserts about what the line before has just made",
+    "B105": "names of variables, the word bearer, a token that is not there yet",
+    "B311": "random pauses, quotes of the simulator, lives of tokens: no secrets",
+    "B404": "our own programs and the system's are started",
+    "B603": "without a shell, from lists of arguments of our own",
+    "B607": "the system's programs are where the system has them",
+}
 EXPLAINED: Final = {
-    ("B101", "db.py"): "what an INSERT of the same transaction has just made",
-    ("B101", "demo_report.py"): "the demo",
-    ("B101", "settings_file.py"): "a rule of the parser itself",
-    ("B105", "api.py"): "the word bearer",
-    ("B105", "api_client.py"): "an empty token: there is none yet",
-    ("B105", "link.py"): "an empty token: there is none yet",
-    ("B105", "server.py"): "names of variables",
-    ("B311", "auth.py"): "the life of a token, no secret",
-    ("B311", "demo_script.py"): "pauses of the demo",
-    ("B311", "link.py"): "pauses between attempts",
-    ("B311", "sim_market.py"): "quotes of the simulator",
-    ("B404", "demo_processes.py"): "starts our own programs, without a shell",
-    ("B404", "run.py"): "starts our own programs, without a shell",
-    ("B603", "demo_processes.py"): "starts our own programs, without a shell",
-    ("B603", "run.py"): "starts our own programs, without a shell",
     ("B608", "db.py"): "column names and conditions of our own; values are parameters",
     ("B608", "ledger.py"): "column names of our own; values are parameters",
 }
@@ -200,7 +193,9 @@ def test_bandit_finds_nothing_that_is_not_explained() -> None:
     )
     report = json.loads(done.stdout)
     assert not report["errors"]
-    found = {(result["test_id"], Path(result["filename"]).name) for result in report["results"]}
-    assert found - set(EXPLAINED) == set()
-    high = [result for result in report["results"] if result["issue_severity"] == "HIGH"]
-    assert not high
+    found = {
+        (result["test_id"], Path(result["filename"]).name)
+        for result in report["results"]
+        if result["issue_severity"] != "LOW" or result["test_id"] not in SMALL
+    }
+    assert found == set(EXPLAINED)

@@ -165,6 +165,9 @@ def observe_net(
         if not strange:
             continue
         deals = look.history.get(symbol)
+        if deals is not None and _is_torn(look.reading, deals):
+            blocked.add(symbol)
+            continue
         if not any(copy.state in LIVE for copy in after) and (position := _position(look.reading, symbol)) is not None:
             if not books_known:
                 blocked.add(symbol)
@@ -186,6 +189,15 @@ def observe_net(
 
 def _position(reading: Reading, symbol: str) -> Position | None:
     return next((position for position in reading.positions if position.symbol == symbol), None)
+
+
+def _is_torn(reading: Reading, deals: Iterable[Deal]) -> bool:
+    """Whether the history has fills of a pending order that the reading shows without them. Orders are read before
+    positions: one that fills in between has changed the lots already, and nobody else has."""
+    filled: dict[int, Decimal] = {}
+    for deal in deals:
+        filled[deal.order] = filled.get(deal.order, NOTHING) + deal.volume
+    return any(filled.get(order.ticket, NOTHING) > order.initial_volume - order.volume for order in reading.orders)
 
 
 def _proven(look: Look, symbol: str, lots: Decimal) -> bool:

@@ -178,7 +178,7 @@ class Sender:
             ages = self._ages(reading, trades, now)
             if not self._merged:
                 self._merge_server_book()
-            trades = self._grown(reading, trades, now)
+            trades = self._grown(reading, self._without_filled(reading, trades), now)
             endings = self._endings(trades, reading, now)
         except Unreadable as problem:
             self._last_good = None
@@ -347,6 +347,26 @@ class Sender:
             known = [age for age in (by_broker, by_watch) if age is not None]
             ages[key] = max(known) if known else None
         return ages
+
+    def _without_filled(self, reading: Reading, trades: Mapping[Key, Trade]) -> Mapping[Key, Trade]:
+        """The trades without what has filled of pending orders. These are read before the positions, so one that fills
+        in between is shown as well as the lots that it brought, which would then seem to have come at market."""
+        at_one_moment = dict(trades)
+        for position in reading.positions:
+            trade = trades.get((Kind.POSITION, position.identifier))
+            if trade is None or not self._came(trade):
+                continue
+            alike = [o for o in reading.orders if o.symbol == position.symbol and o.action.buys == position.action.buys]
+            pending = [order for order in alike if (Kind.ORDER, order.ticket) in trades]
+            deals = self._terminal.deals_of(position.identifier) if pending else []
+            for order in pending:
+                key = (Kind.ORDER, order.ticket)
+                left = order.initial_volume - sum((d.volume for d in deals if d.order == order.ticket), NOTHING)
+                if left <= 0:
+                    del at_one_moment[key]
+                elif left < order.volume:
+                    at_one_moment[key] = replace(trades[key], volume=left)
+        return at_one_moment
 
     def _grown(self, reading: Reading, trades: Mapping[Key, Trade], now: float) -> dict[Key, Trade]:
         """The trades; those of which the server knows less, or the other side, with when and how they grew.

@@ -213,7 +213,7 @@ def observe(
     news: list[Seen | Ended | Reduced] = []
     doubt: list[Copy] = []
 
-    found = _found(copies, evidence, free)
+    found = find(copies, evidence, free)
     for copy in copies:
         proof = evidence.get(copy.key, Evidence())
         patient = waited.get(copy.key, 0.0) < PATIENCE_S
@@ -278,7 +278,7 @@ def _seen(copy: Copy, thing: Thing) -> Seen:
     return Seen(copy, thing.kind, thing.identifier, thing.volume, thing.price)
 
 
-def _found(copies: Iterable[Copy], evidence: Mapping[CopyKey, Evidence], free: list[Thing]) -> dict[CopyKey, Thing]:
+def find(copies: Iterable[Copy], evidence: Mapping[CopyKey, Evidence], free: list[Thing]) -> dict[CopyKey, Thing]:
     """What the account shows of orders whose outcome is not known; what is found is taken out of `free`.
 
     By ticket or tag first, for all of them; by likeness only what is left. Likeness is for brokers that replace the

@@ -26,8 +26,11 @@ from copies import (
     Reduced,
     Seen,
     State,
+    Thing,
+    find,
     how_closed,
     tagged,
+    unclaimed,
 )
 from mirror import CopyKey, Held
 from safety import Reason
@@ -152,9 +155,10 @@ def observe_net(
     foreign = {symbol: lots for symbol, lots in look.foreign.items() if lots}
     blocked: set[str] = set()
     symbols = {copy.symbol for copy in copies} | {position.symbol for position in look.reading.positions}
+    placed = _placed(copies, look, magic)
     for symbol in sorted(symbols | foreign.keys()):
         here = [copy for copy in copies if copy.symbol == symbol]
-        found = _of_orders(here, symbol, look)
+        found = _of_orders(here, symbol, look, placed)
         news += found
         after = _after(here, found)
         if any(is_waiting(copy) for copy in after) or gone_orders(after, look.reading):
@@ -230,7 +234,24 @@ def _after(copies: Iterable[Copy], news: Iterable[Seen | Ended | Reduced]) -> li
 # --- orders that were sent -------------------------------------------------------------------------------------------
 
 
-def _of_orders(copies: list[Copy], symbol: str, look: Look) -> list[Seen | Ended | Reduced]:
+def _placed(copies: Collection[Copy], look: Look, magic: int) -> dict[CopyKey, Thing]:
+    """The pending orders that the account shows of copies which had none so far."""
+    lost = [copy for copy in copies if _is_placing(copy)]
+    free: list[Thing] = [
+        thing
+        for thing in unclaimed(copies, look.reading, magic)
+        if isinstance(thing, Order) and thing.action.kind is Kind.ORDER
+    ]
+    return find(lost, look.evidence, free) if lost else {}
+
+
+def _is_placing(copy: Copy) -> bool:
+    return copy.kind is Kind.ORDER and copy.client_kind is None
+
+
+def _of_orders(
+    copies: list[Copy], symbol: str, look: Look, placed: Mapping[CopyKey, Thing]
+) -> list[Seen | Ended | Reduced]:
     """What became of the orders that are waited for."""
     news: list[Seen | Ended | Reduced] = []
     orders = {order.ticket: order for order in look.reading.orders}
@@ -242,8 +263,8 @@ def _of_orders(copies: list[Copy], symbol: str, look: Look) -> list[Seen | Ended
     for copy in copies:
         proof = look.evidence.get(copy.key, Evidence())
         patient = look.waited.get(copy.key, 0.0) < PATIENCE_S
-        if copy.client_kind is Kind.ORDER or (copy.kind is Kind.ORDER and copy.state is State.OPENING):
-            news += _of_pending(copy, orders, proof, patient)
+        if copy.client_kind is Kind.ORDER or _is_placing(copy):
+            news += _of_pending(copy, placed.get(copy.key) or orders.get(copy.client_ticket), proof, patient)
         elif is_waiting(copy) or copy.state is State.UNKNOWN:
             if copy.order in orders or any(order.comment == copy.tag for order in orders.values()):
                 continue  # the broker is still at it
@@ -258,7 +279,7 @@ def _filled(proof: Evidence, order: int) -> Decimal | None:
     if past is None or past.end is OrderEnd.UNDECIDED:
         return None
     of_order = sum((deal.volume for deal in proof.deals if deal.order == past.ticket), NOTHING)
-    return max(of_order, past.filled) if past.end is OrderEnd.FILLED or past.filled else of_order
+    return max(of_order, past.filled)  # the deals may come later
 
 
 def _of_market(
@@ -302,15 +323,12 @@ def _time(deal: Deal) -> int:
     return deal.time_msc
 
 
-def _of_pending(
-    copy: Copy, orders: Mapping[int, Order], proof: Evidence, patient: bool
-) -> list[Seen | Ended | Reduced]:
+def _of_pending(copy: Copy, order: Thing | None, proof: Evidence, patient: bool) -> list[Seen | Ended | Reduced]:
     ticket = copy.client_ticket or copy.order
-    order = orders.get(ticket) or next((o for o in orders.values() if o.comment == copy.tag), None)
     if order is not None:
         if copy.client_kind is Kind.ORDER and copy.current == order.volume:
             return []
-        return [Seen(copy, Kind.ORDER, order.ticket, order.volume, order.price)]
+        return [Seen(copy, Kind.ORDER, order.identifier, order.volume, order.price)]
     filled = _filled(proof, ticket)
     if filled:
         deal = max((d for d in proof.deals if proof.past and d.order == proof.past.ticket), key=_time, default=None)
@@ -319,7 +337,7 @@ def _of_pending(
     if filled is not None:
         past = proof.past
         words = f"pending order {past.ticket} {past.end}" if past else "pending order ended"
-        if copy.state is State.OPENING:
+        if _is_placing(copy):
             return [Ended(copy, State.FAILED, Reason.BROKER_REFUSED, f"the broker ended it: {words}")]
         state = State.CLOSED if copy.state is State.CLOSING else State.CLOSED_BY_CLIENT
         reason = Reason.MASTER_CLOSED if copy.state is State.CLOSING else Reason.CLOSED_BY_CLIENT

@@ -68,6 +68,10 @@ class Api:
         log.info("logged in to %s as %s (%s)", s.url, s.username, answer.get("role"))
         return token
 
+    def health(self) -> dict[str, Any]:
+        """What the server says to anybody. Raises `ApiDown`, `ApiRefused`."""
+        return self._request("GET", "/health", None, {})
+
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The answer of the server as a JSON object. Raises `ApiDown`, `ApiRefused`."""
         token = self.token()

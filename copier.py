@@ -32,6 +32,7 @@ from signals import Action, Check, an_object, number, one_of, or_null, read_fiel
 from stocktaking import Stocktaking
 from terminal import ConnectionLost, Terminal, Unreadable
 from trader import Trader
+from version import VERSION, is_older
 from worker import Status
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ class Copier:
             return
         if kind == "book":
             self._asked_at = -math.inf
+            self._compare_versions(str(message.get("version", "")))
             self._spoken.clear("server", "connected to the server: book with %d trades", len(self._mirror.trades))
         elif kind in ("signal", "modify", "close"):
             log.info("received %s", _told(message))
@@ -137,6 +139,12 @@ class Copier:
             log.info("master %s is %s", data["master"], "online" if data["online"] else "offline")
         if needs_sync:
             self._ask_for_book(heard.at)
+
+    def _compare_versions(self, servers: str) -> None:
+        if is_older(VERSION, servers):
+            self._spoken.say(
+                "version", f"this copier is {VERSION}, the server {servers}: ask your provider for the new one"
+            )
 
     def _ask_for_book(self, now: float) -> None:
         """Ask once, and again after a while: the question or its answer may be lost."""

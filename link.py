@@ -116,7 +116,7 @@ class Listener(threading.Thread):
         token = ""
         try:
             token = self._api.token()
-            connection = self._connect(token)
+            connection = open_websocket(self._settings, token)
         except websocket.WebSocketBadStatusException as refused:
             if refused.status_code == 401:
                 self._api.forget_token(token)
@@ -147,26 +147,6 @@ class Listener(threading.Thread):
             connection.shutdown()  # type: ignore[no-untyped-call]
         return Lost("stopped"), heard
 
-    def _connect(self, token: str) -> websocket.WebSocket:
-        url = self._settings.ws_url.rstrip("/")
-        if not urlsplit(url).path:
-            url += "/ws"
-        host = urlsplit(url).hostname or ""
-        # A proxy that the environment names cannot reach this computer. The library asks whom it is not for only when
-        # one is given.
-        direct: dict[str, Any] = {"http_proxy_host": host, "http_no_proxy": [host]} if is_loopback(host) else {}
-        return websocket.create_connection(
-            url,
-            **direct,
-            timeout=SILENCE_S,
-            redirect_limit=0,  # the token is for this server alone
-            header=[f"Authorization: Bearer {token}"],
-            sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-            sslopt={"ca_certs": self._settings.ca_file} if self._settings.ca_file else None,
-            enable_multithread=True,  # sync() sends from the thread that trades
-            suppress_origin=True,
-        )
-
     def _closed(self, data: bytes, token: str) -> Lost:
         code = int.from_bytes(data[:2], "big") if len(data) >= 2 else 1005
         reason = data[2:].decode("utf-8", "replace")
@@ -179,6 +159,30 @@ class Listener(threading.Thread):
         if code in (TOKEN_EXPIRED, DEACTIVATED):
             self._api.forget_token(token)
         return Lost(f"the server closed the connection: {code} {reason}".rstrip())
+
+
+def open_websocket(settings: ApiSettings, token: str) -> websocket.WebSocket:
+    """A connection on which the server will speak first. Raises `WebSocketException`, `OSError`."""
+    url = settings.ws_url.rstrip("/")
+    if not urlsplit(url).path:
+        url += "/ws"
+    host = urlsplit(url).hostname or ""
+    # A proxy that the environment names cannot reach this computer. The library asks whom it is not for only when
+    # one is given.
+    direct: dict[str, Any] = {"http_proxy_host": host, "http_no_proxy": [host]} if is_loopback(host) else {}
+    # The library's own options keep quiet connections alive. Here silence ends one, and Wine refuses them.
+    websocket.DEFAULT_SOCKET_OPTION.clear()
+    return websocket.create_connection(
+        url,
+        **direct,
+        timeout=SILENCE_S,
+        redirect_limit=0,  # the token is for this server alone
+        header=[f"Authorization: Bearer {token}"],
+        sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+        sslopt={"ca_certs": settings.ca_file} if settings.ca_file else None,
+        enable_multithread=True,  # sync() sends from the thread that trades
+        suppress_origin=True,
+    )
 
 
 class Reporter(threading.Thread):

@@ -9,27 +9,35 @@ import argparse
 import contextlib
 import functools
 import io
+import json
 import logging
 import os
+import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
+import startup
+from check import Finding
+from config import Mt5Settings
 from console import NoModule, log_to
 from keyboard import Keyboard
 from ledger import LedgerError, WrongLedger
 from screen import Screen
-from settings_file import ConfigError
-from supervisor import CANNOT_START, Command, Supervisor, own_command
+from settings_file import ConfigError, Mistake
+from supervisor import CANNOT_START, Command, Supervisor, own_command, settings_line
 from version import VERSION
-from windows import on_end, own_console, takes_escape_sequences
+from windows import is_frozen, on_end, open_in_editor, own_console, takes_escape_sequences
 from worker import Channel, ToChannel, Worker
 
 WRONG_SETTINGS: Final = 2
+EXAMPLE_SERVER: Final = "Broker-Server"  # of the two example files: no broker calls his so
+EXAMPLE: Final = Mistake("it is still the example's", "Fill in your account and your user on the server", "mt5.server")
 LAST_WORDS_S: Final = 0.5  # how long the console may take to show the end
 
 log = logging.getLogger(__name__)
@@ -40,6 +48,9 @@ class Settings(Protocol):
 
     @property
     def folder(self) -> Path: ...
+
+    @property
+    def mt5(self) -> Mt5Settings: ...
 
 
 S = TypeVar("S", bound=Settings)
@@ -57,6 +68,8 @@ class Program(Generic[S]):
     load: Callable[[Path, bytes | None], S]  # from the file, or from its content; raises `ConfigError`
     run: Callable[[S, Worker], int]  # the work; raises `WrongLedger`, `LedgerError`, `NoModule`
     unsettled: Callable[[S], list[str]]  # what is not known when the work has ended, one line each
+    check: Callable[[S], Iterator[Finding]]  # what has to be right
+    fill_in: tuple[str, ...]  # what a person has to write into the example, one line each
     commands: Mapping[str, Command]  # what can be typed while it runs
     once: Mapping[str, str] = field(default_factory=dict)  # options for one start only → what they do
 
@@ -64,37 +77,81 @@ class Program(Generic[S]):
 def main(program: Program[S], arguments: list[str] | None = None) -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(prog=program.name, description=program.about)
-    parser.add_argument("--config", type=Path, default=Path(program.config), help="default: %(default)s")
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"default: {program.config}")
+    parser.add_argument("--check", action="store_true", help="look at all that has to be right, and end")
+    parser.add_argument("--install-startup", action="store_true", help="start with Windows from now on, and end")
+    parser.add_argument("--remove-startup", action="store_true", help="start with Windows no more, and end")
+    parser.add_argument("--version", action="version", version=VERSION)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     for option, words in program.once.items():
         parser.add_argument(option, action="store_true", help=words)
     options = parser.parse_args(arguments)
+    config = (options.config or default_place() / program.config).absolute()
     once = [option for option in program.once if getattr(options, option.strip("-").replace("-", "_"))]
     if options.worker:
-        return work(program, options.config, frozenset(once))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a console of another code page must not stop anything
-    code = start(program, options.config, once)
-    if code and own_console():
-        with contextlib.suppress(OSError, EOFError, KeyboardInterrupt):
-            input("\nPress Enter to close this window.")
+        return work(program, config, frozenset(once), look_only=options.check)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a console of another code page must not stop anything
+    person = own_console()
+    try:
+        if options.install_startup or options.remove_startup:
+            code = change_startup(program, config, install=options.install_startup)
+        else:
+            code = start(program, config, once, person=person, given=options.config is not None, check=options.check)
+    except KeyboardInterrupt:  # before the work began
+        return 0
+    if person and (code or options.check or options.install_startup or options.remove_startup):
+        wait_for_enter("close this window")
     return code
 
 
-def start(program: Program[S], config: Path, once: list[str]) -> int:
-    """Read the settings, and keep the work going until it ends or somebody wants it to."""
+def default_place() -> Path:
+    """Where the settings are when nothing else is said: beside the executable, or in the working folder."""
+    return Path(sys.executable).parent if is_frozen() else Path()
+
+
+def start(
+    program: Program[S], config: Path, once: list[str], *, person: bool, given: bool = True, check: bool = False
+) -> int:
+    """Read the settings, and keep the work going until it ends or somebody wants it to.
+
+    `person`: somebody sits at this window, and it closes with the program. `given`: the settings file was named.
+    """
+    if is_frozen() and Path(tempfile.gettempdir()).resolve() in Path(sys.executable).resolve().parents:
+        print("It was started from inside the zip file. Extract that into a folder of yours first.", file=sys.stderr)
+        return CANNOT_START
     try:
-        content, settings = settings_in(program, config)
+        content, settings = settings_of(program, config, person=person, given=given)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return WRONG_SETTINGS
-    command = [*own_command(program.script), "--worker", "--config", str(config.resolve())]
+    except OSError as error:
+        print(
+            f"{config.parent} cannot be written: {error.strerror or error}. Move the program to a folder of yours, "
+            "in Documents for example.",
+            file=sys.stderr,
+        )
+        return CANNOT_START
+    command = [*own_command(program.script), "--worker", "--config", str(config)]
+    if check:
+        return look_at_all(command, content, print)
+    code = supervise(program, command, once, content, settings)
+    if person and code == CANNOT_START:
+        wait_for_enter("look for the cause")
+        look_at_all(command, content, print)
+    return code
+
+
+def supervise(program: Program[S], command: list[str], once: list[str], content: bytes, settings: S) -> int:
+    """The exit code of the work."""
     stop, ended = threading.Event(), threading.Event()
     on_end(stop, ended)
     live = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty() and takes_escape_sequences()
     screen = Screen(sys.stdout, live=live)
     record = functools.partial(add_to_log, settings.folder / program.log)
-    supervisor = Supervisor(command, once, content, program.commands, screen, record, stop)
+    look = functools.partial(look_at_all, command, content, screen.say)
+    supervisor = Supervisor(command, once, content, program.commands, screen, record, stop, look)
     keyboard = Keyboard(live=live, typed=supervisor.type, typing=screen.typing, interrupt=stop.set)
     try:
         return supervisor.run()
@@ -108,13 +165,69 @@ def start(program: Program[S], config: Path, once: list[str]) -> int:
         ended.set()
 
 
+def wait_for_enter(why: str) -> bool:
+    """Whether Enter came; False when the keyboard is gone."""
+    try:
+        input(f"\nPress Enter to {why}. ")
+    except (OSError, EOFError):
+        return False
+    return True
+
+
+# --- the settings ----------------------------------------------------------------------------------------------------
+
+
+def settings_of(program: Program[S], config: Path, *, person: bool, given: bool) -> tuple[bytes, S]:
+    """The content of the settings file and what it says; a person at the window may put it right until it can be used.
+
+    At the first start the example is written. Raises `ConfigError`, and `OSError` when it cannot be written.
+    """
+    if not given and not config.exists():
+        config.write_bytes(Path(program.script).with_name(program.config).read_bytes())
+        print(f"This is the first start: an example of the settings was written,\n  {config}\nFill in in it:")
+        print("\n".join(f"  {line}" for line in program.fill_in))
+        print("Save it" + (" in the window that has opened." if person else ", and start this program again."))
+        open_in_editor(config)
+        if not person:
+            raise ConfigError(config, [EXAMPLE])
+        wait_for_enter("start, when that is done")
+    while True:
+        try:
+            return settings_in(program, config)
+        except ConfigError as error:
+            if not person:
+                raise
+            print(f"\n{error}")
+            if not wait_for_enter("try again, when the file is right and saved"):
+                raise
+
+
 def settings_in(program: Program[S], config: Path) -> tuple[bytes, S]:
     """The content of the file and what it says. Raises `ConfigError`."""
     try:
         content = config.read_bytes()
     except OSError:
         content = None  # the loader says what is wrong
-    return content or b"", program.load(config, content)
+    settings = program.load(config, content)
+    if settings.mt5.server == EXAMPLE_SERVER:
+        raise ConfigError(config, [EXAMPLE])
+    return content or b"", settings
+
+
+def change_startup(program: Program[S], config: Path, *, install: bool) -> int:
+    try:
+        if install:
+            settings_in(program, config)  # nobody is there to put it right when Windows starts it
+            print(startup.install(program.name, own_command(program.script), config))
+        else:
+            print(startup.remove(program.name, config))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return WRONG_SETTINGS
+    except (startup.NotHere, OSError) as error:
+        print(error, file=sys.stderr)
+        return CANNOT_START
+    return 0
 
 
 def add_to_log(path: Path, text: str) -> None:
@@ -124,10 +237,69 @@ def add_to_log(path: Path, text: str) -> None:
         file.write(f"{now} ERROR   {text}\n")
 
 
-def work(program: Program[S], config: Path, asked: frozenset[str]) -> int:
+# --- the check -------------------------------------------------------------------------------------------------------
+
+
+def look_at_all(command: list[str], content: bytes, say: Callable[[str], None]) -> int:
+    """The table of `check.py`, looked at by a process of its own, because the terminal may hang. 0 when all is good."""
+    good, bad, unknown = [*marks()]
+    say("")
+    say(f"  {good} settings: no mistake found in the file")
+    with subprocess.Popen(
+        [*command, "--check"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+    ) as process:
+        assert process.stdin is not None  # noqa: S101
+        assert process.stdout is not None  # noqa: S101
+        with contextlib.suppress(OSError):
+            process.stdin.write(settings_line(content))
+            process.stdin.flush()
+        wrong, announced = 0, False
+        for line in process.stdout:
+            message = json.loads(line)
+            announced = announced or "end" in message
+            if "finding" in message:
+                name, fine, words, todo = message["finding"]
+                wrong += fine is False
+                mark = unknown if fine is None else good if fine else bad
+                say(f"  {mark} {name}: {words or ('not looked at' if fine is None else 'yes')}")
+                if fine is False and todo:
+                    say(f"      -> {todo}")
+    if not announced:
+        wrong += 1
+        say(f"  {bad} MetaTrader 5 does not answer")
+        say("      -> end it in the Task Manager, start it again and log in")
+    say(f"  {wrong} to put right" if wrong else "  all is good")
+    return 1 if wrong else 0
+
+
+def marks() -> str:
+    """For good, bad and not known, such as the console's font and encoding have."""
+    wanted = "\u221a\u00d7-" if sys.platform == "win32" else "\u2713\u2717-"
+    try:
+        wanted.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "+X-"
+    return wanted
+
+
+# --- the working part ------------------------------------------------------------------------------------------------
+
+
+def work(program: Program[S], config: Path, asked: frozenset[str], *, look_only: bool) -> int:
     """The working part: the exit code, which is announced before. An end without announcement is a crash."""
     channel = Channel()
-    code = _work(program, config, asked, channel)
+    content = channel.settings()
+    try:
+        settings = program.load(config, content)
+    except ConfigError as error:
+        channel.tell(log=str(error), level=logging.ERROR)
+        code: int | None = WRONG_SETTINGS
+    else:
+        code = _look(program, settings, channel) if look_only else _work(program, settings, asked, channel)
     logging.shutdown()
     if code is None:
         return 1
@@ -135,14 +307,14 @@ def work(program: Program[S], config: Path, asked: frozenset[str]) -> int:
     return code
 
 
-def _work(program: Program[S], config: Path, asked: frozenset[str], channel: Channel) -> int | None:
+def _look(program: Program[S], settings: S, channel: Channel) -> int:
+    for one in program.check(settings):
+        channel.tell(finding=[one.name, one.good, one.words, one.todo])
+    return 0
+
+
+def _work(program: Program[S], settings: S, asked: frozenset[str], channel: Channel) -> int | None:
     """The exit code; None after a defect, which is a crash."""
-    content = channel.settings()
-    try:
-        settings = program.load(config, content)
-    except ConfigError as error:
-        channel.tell(log=str(error), level=logging.ERROR)
-        return WRONG_SETTINGS
     log_file = settings.folder / program.log
     try:
         log_to(log_file, ToChannel(channel))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from api_client import Api
+from check import check_copier
 from config import ClientConfig, load_client
 from console import Spoken, load_module
 from copier import Copier
@@ -164,6 +165,13 @@ COPIER: Final = Program(
     load=lambda path, content: load_client(path, data=content),
     run=run,
     unsettled=unsettled,
+    check=check_copier,
+    fill_in=(
+        "api.url, api.ws_url            the address of your signal provider's server",
+        "api.username, api.password     your user there: your provider has them",
+        "mt5.login, password, server    the account that trades, as in MetaTrader 5's log-in window",
+        "trade_copy                     how large the copies are, and your limits: it is your money",
+    ),
     commands={
         "status": Command("how it goes"),
         "pause": Command("open and modify nothing; what the master closes is still closed"),

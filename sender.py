@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from account import PATIENCE_S, Deal, Entry, Order, OrderEnd, Position, Reading, Symbol
 from api_client import Api, ApiDown, ApiRefused
+from check import check_sender
 from clocks import RemoteClock
 from config import SenderConfig, load_sender
 from console import Spoken, load_module
@@ -641,6 +642,12 @@ SENDER: Final = Program(
     load=lambda path, content: load_sender(path, data=content),
     run=run,
     unsettled=lambda config: [],  # it never trades
+    check=check_sender,
+    fill_in=(
+        "api.url                        the address of the server",
+        "api.username, api.password     your user there, which has the role master",
+        "mt5.login, password, server    the account whose trades are sent, as in MetaTrader 5's log-in window",
+    ),
     commands={"status": Command("how it goes")},
 )
 

@@ -85,13 +85,20 @@ class Supervisor:
         screen: Screen,
         record: Callable[[str], None],
         stop: threading.Event,
+        check: Callable[[], object],
     ) -> None:
         """`command` starts the working part, with `once` the first one. `record` puts lines into the log file, which no
-        working part has open at that moment."""
+        working part has open at that moment. `check` looks at everything and says what it finds."""
         self._command = [*command]
         self._once = [*once]
         self._settings = settings
-        self._commands = {**commands, "help": Command("this list"), "quit": Command("end, as Ctrl-C does")}
+        self._commands = {
+            **commands,
+            "check": Command("look at all that has to be right"),
+            "help": Command("this list"),
+            "quit": Command("end, as Ctrl-C does"),
+        }
+        self._check = check
         self._screen = screen
         self._record = record
         self._stop = stop
@@ -143,9 +150,9 @@ class Supervisor:
             self._screen.say(f"{command[0]} cannot be started: {error}", logging.ERROR)
             return None if self._well else CANNOT_START
         threading.Thread(target=self._read, args=(process,), name="worker", daemon=True).start()
-        self._send(json.dumps({"settings": self._settings.decode("latin-1")}))
+        self._send(settings_line(self._settings))
         for number, word in self._undone.items():
-            self._send(f"{number} {word}")
+            self._send(f"{number} {word}\n".encode())
         self._look_until(None)
         self._close_input(process)
         self._process = None
@@ -172,12 +179,12 @@ class Supervisor:
             for line in pipe:
                 self._events.put(Spilled(line.decode("utf-8", "replace").rstrip()))
 
-    def _send(self, line: str) -> None:
+    def _send(self, line: bytes) -> None:
         """A line for the working part. One that is gone or hangs does not get it."""
         process = self._process
         if process is not None and process.stdin is not None and not process.stdin.closed:
             with contextlib.suppress(OSError):
-                process.stdin.write(line.encode() + b"\n")
+                process.stdin.write(line)
                 process.stdin.flush()
 
     # -- attending
@@ -277,6 +284,8 @@ class Supervisor:
             return
         if word == "quit":
             self._stop.set()
+        elif word == "check":
+            threading.Thread(target=self._check, name="check", daemon=True).start()
         elif word not in self._commands or word == "help":
             width = max(map(len, self._commands))
             lines = [f"  {name.ljust(width)}  {command.words}" for name, command in self._commands.items()]
@@ -293,7 +302,12 @@ class Supervisor:
         """Hand a command on; one that is lost with its working part is handed to the next."""
         self._asked += 1
         self._undone[self._asked] = word
-        self._send(f"{self._asked} {word}")
+        self._send(f"{self._asked} {word}\n".encode())
+
+
+def settings_line(content: bytes) -> bytes:
+    """The first line that a working part is told: the content of the settings file."""
+    return json.dumps({"settings": content.decode("latin-1")}).encode() + b"\n"
 
 
 def own_command(script: str) -> list[str]:

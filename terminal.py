@@ -15,6 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
@@ -140,6 +141,13 @@ class Terminal:
             margin_mode=MarginMode(info.margin_mode),
             trading_refused=_why_no_trading(terminal, info),
         )
+
+    def permissions(self) -> list[Permission]:
+        """What has to be allowed before an order is taken. Raises `Unreadable`."""
+        terminal, account = self._mt5.terminal_info(), self._mt5.account_info()
+        if terminal is None or account is None:
+            raise self._failed("terminal_info or account_info")
+        return _permissions(terminal, account)
 
     # -- looking
 
@@ -569,20 +577,44 @@ def connect_until(terminal: Terminal, stop: threading.Event) -> bool:
     return False
 
 
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """One of the switches that all have to be on before an order is taken."""
+
+    name: str
+    given: bool
+    missing: str  # what is wrong when it is not given, and what to do
+
+
+def _permissions(terminal: Any, account: Any) -> list[Permission]:
+    return [
+        Permission(
+            "trading password",
+            bool(account.trade_allowed),
+            "the account is read-only: log in with the trading password, not the investor password",
+        ),
+        Permission(
+            "automatic trading by the broker",
+            bool(account.trade_expert),
+            "the broker does not allow automatic trading on this account",
+        ),
+        Permission(
+            "API trading",
+            not terminal.tradeapi_disabled,
+            "trading from Python is switched off: Tools > Options > Expert Advisors, "
+            'untick "Disable automatic trading via external Python API"',
+        ),
+        Permission(
+            "Algo Trading",
+            bool(terminal.trade_allowed),
+            'automatic trading is switched off: press "Algo Trading" in the terminal',
+        ),
+    ]
+
+
 def _why_no_trading(terminal: Any, account: Any) -> str:
     """Why orders would be refused now, in words that say what to do; empty when they would not."""
-    if not account.trade_allowed:
-        return "the account is read-only: log in with the trading password, not the investor password"
-    if not account.trade_expert:
-        return "the broker does not allow automatic trading on this account"
-    if terminal.tradeapi_disabled:
-        return (
-            "trading from Python is switched off: Tools > Options > Expert Advisors, "
-            'untick "Disable automatic trading via external Python API"'
-        )
-    if not terminal.trade_allowed:
-        return 'automatic trading is switched off: press "Algo Trading" in the terminal'
-    return ""
+    return next((one.missing for one in _permissions(terminal, account) if not one.given), "")
 
 
 def _advice(code: int) -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 STATUS_EVERY_S: Final = 1.0
-CONNECTING: Final = "connecting to MetaTrader 5"
+CONNECTING: Final = "connecting to MetaTrader 5 (type check to look at all that has to be right)"
 END_S: Final = 4.0  # how long this process may take to end when nobody is left who would end it
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Worker:
         self.stop = threading.Event()
         self._channel = channel
         self._typed: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
-        self._status = Status(CONNECTING, CONNECTING)
+        self._status = Status(CONNECTING, "connecting")
         self._shown_at = 0.0
 
     def listen(self) -> None:
@@ -143,5 +143,5 @@ class Worker:
             self._status = status()
 
     def connecting(self) -> None:
-        self._status = Status(CONNECTING, CONNECTING)
+        self._status = Status(CONNECTING, "connecting")
         self._shown_at = 0.0

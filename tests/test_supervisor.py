@@ -47,6 +47,7 @@ class Desk:
             self.screen,
             self.recorded.append,
             self.stop,
+            lambda: self.screen.say("looked at all"),
         )
         self.code: int | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)

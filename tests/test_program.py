@@ -1,0 +1,197 @@
+"""How the programs begin and end: the first start, settings that are wrong, exit codes, start with Windows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from chain import ROOT
+
+import program
+import startup
+from run_copier import COPIER
+from sender import SENDER
+from settings_file import ConfigError
+from version import VERSION
+
+PROGRAMS = [("sender", "config_sender.json"), ("copier", "config_client.json")]
+
+
+def run(name: str, folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of a program that has nobody at its window."""
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / f"{name}.py"), *arguments],
+        cwd=folder, capture_output=True, text=True, encoding="utf-8", stdin=subprocess.DEVNULL, timeout=60,
+        env={**os.environ, "PYTHONUTF8": "1"},
+    )  # fmt: skip
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+@pytest.mark.parametrize(("name", "file"), PROGRAMS)
+def test_the_first_start_writes_the_example_and_says_what_to_fill_in(tmp_path: Path, name: str, file: str) -> None:
+    code, out, err = run(name, tmp_path)
+    assert code == 2
+    assert (tmp_path / file).read_bytes() == (ROOT / file).read_bytes()
+    assert f"an example of the settings was written,\n  {tmp_path / file}" in out
+    assert "mt5.login, password, server" in out
+    assert "start this program again" in out
+    assert "Nothing was started" in err
+    assert [*tmp_path.iterdir()] == [tmp_path / file]
+
+
+@pytest.mark.parametrize(("name", "file"), PROGRAMS)
+def test_an_example_that_was_not_filled_in_starts_nothing(tmp_path: Path, name: str, file: str) -> None:
+    (tmp_path / file).write_bytes((ROOT / file).read_bytes())
+    code, _, err = run(name, tmp_path)
+    assert code == 2
+    assert "mt5.server: it is still the example's. Fill in your account and your user on the server" in err
+
+
+def test_a_file_that_was_named_and_is_not_there_is_not_made_up(tmp_path: Path) -> None:
+    code, _, err = run("copier", tmp_path, "--config", "my settings.json")
+    assert code == 2
+    assert "the file was not found" in err
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_every_mistake_of_a_file_is_told_in_one_go(tmp_path: Path) -> None:
+    file = tmp_path / "config_client.json"
+    file.write_text(json.dumps({"api": {"url": "x"}, "mt5": {}, "trade_copy": {"mode": "fixed"}}))
+    code, _, err = run("copier", tmp_path)
+    assert code == 2
+    for key in (
+        "api.url",
+        "api.username",
+        "mt5.login",
+        "mt5.server",
+        "trade_copy.mode",
+        "trade_copy.max_exposure_lots",
+    ):
+        assert key in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="chmod does not close a folder there")
+def test_a_folder_that_cannot_be_written_is_told_with_what_to_do(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0o555)
+    if os.access(closed, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    code, _, err = run("copier", closed)
+    assert code == 3
+    assert "Move the program to a folder of yours" in err
+
+
+@pytest.mark.parametrize("name", ["sender", "copier"])
+def test_the_version_can_be_asked_for(tmp_path: Path, name: str) -> None:
+    assert run(name, tmp_path, "--version") == (0, f"{VERSION}\n", "")
+
+
+def test_the_version_of_the_project_is_that_of_the_programs() -> None:
+    assert f'\nversion = "{VERSION}"\n' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_a_working_part_is_not_started_by_hand(tmp_path: Path) -> None:
+    code, _, err = run("copier", tmp_path, "--worker")
+    assert code == 1
+    assert "not started by hand" in err
+
+
+# ---- with a person at the window
+
+Person = Callable[..., list[str]]
+
+
+@pytest.fixture
+def person(monkeypatch: pytest.MonkeyPatch) -> Person:
+    """person(act, act, ...): what happens each time before Enter is pressed; the questions that were asked."""
+
+    def sits(*acts: Callable[[], object]) -> list[str]:
+        asked: list[str] = []
+        left = [*acts]
+
+        def enter(question: str) -> str:
+            asked.append(question.strip())
+            if not left:
+                raise EOFError
+            left.pop(0)()
+            return ""
+
+        monkeypatch.setattr("builtins.input", enter)
+        return asked
+
+    return sits
+
+
+def filled_in(file: Path) -> None:
+    file.write_text(file.read_text(encoding="utf-8").replace("Broker-Server", "Demo-1"), encoding="utf-8")
+
+
+def test_at_the_first_start_a_person_fills_the_example_in_and_presses_enter(
+    tmp_path: Path, person: Person, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config_client.json"
+    opened: list[Path] = []
+    monkeypatch.setattr(program, "open_in_editor", opened.append)
+    asked = person(lambda: None, lambda: filled_in(file))
+    content, settings = program.settings_of(COPIER, file, person=True, given=False)
+    assert settings.mt5.server == "Demo-1"
+    assert content == file.read_bytes()
+    assert opened == [file]
+    assert asked == [
+        "Press Enter to start, when that is done.",
+        "Press Enter to try again, when the file is right and saved.",
+    ]
+    assert "it is still the example's" in capsys.readouterr().out
+
+
+def test_a_person_puts_mistakes_right_and_goes_on(
+    tmp_path: Path, person: Person, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config_sender.json"
+    file.write_text("{")
+    good = (ROOT / file.name).read_text(encoding="utf-8").replace("Broker-Server", "Demo-1")
+    bad = good.replace('"login": 12345678', '"login": "x"').replace('"username"', '"usrname"')
+    asked = person(lambda: file.write_text(bad, encoding="utf-8"), lambda: file.write_text(good, encoding="utf-8"))
+    program.settings_of(SENDER, file, person=True, given=True)
+    assert len(asked) == 2
+    said = capsys.readouterr().out
+    assert "not closed" in said
+    assert "mt5.login" in said
+    assert "api.usrname" in said
+
+
+def test_a_keyboard_that_is_gone_ends_the_asking(tmp_path: Path, person: Person) -> None:
+    person()
+    with pytest.raises(ConfigError):
+        program.settings_of(COPIER, tmp_path / "config_client.json", person=True, given=True)
+
+
+# ---- start with Windows
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it would be entered")
+@pytest.mark.parametrize("option", ["--install-startup", "--remove-startup"])
+def test_elsewhere_than_on_windows_there_is_no_such_list(tmp_path: Path, option: str) -> None:
+    file = tmp_path / "config_client.json"
+    file.write_bytes((ROOT / file.name).read_bytes())
+    filled_in(file)
+    code, _, err = run("copier", tmp_path, option)
+    assert code == 3
+    assert "works on Windows only" in err
+
+
+def test_a_wrong_file_is_not_entered_into_the_list(tmp_path: Path) -> None:
+    code, _, err = run("copier", tmp_path, "--install-startup")
+    assert code == 2
+    assert "not found" in err
+
+
+def test_each_settings_file_has_an_entry_of_its_own(tmp_path: Path) -> None:
+    assert startup.entry_of("copier", tmp_path / "a.json") != startup.entry_of("copier", tmp_path / "b.json")
+    assert startup.entry_of("copier", tmp_path / "a.json") != startup.entry_of("sender", tmp_path / "a.json")

@@ -129,7 +129,7 @@ def is_asked_about(copy: Copy, reading: Reading) -> bool:
 def questioned(copies: Collection[Copy], reading: Reading, foreign: Mapping[str, Decimal]) -> set[str]:
     """Symbols about which the history must be asked: their lots are not what the ledger says, or an order is waited
     for."""
-    symbols = {copy.symbol for copy in copies} | {position.symbol for position in reading.positions}
+    symbols = {copy.symbol for copy in copies} | {position.symbol for position in reading.positions} | foreign.keys()
     missing = {copy.symbol for copy in gone_orders(copies, reading)} | busy_symbols(copies)
     missing |= {copy.symbol for copy in copies if copy.state is State.OPENING}
     return missing | {
@@ -184,9 +184,15 @@ def observe_net(
             doubt += [copy for copy in after if copy.state in LIVE]
             blocked.add(symbol)
             continue
-        closing, rest = _closed_by_client(after, mine, strange, foreign.get(symbol, NOTHING), lots, deals or ())
-        news += closing
-        foreign[symbol] = rest
+        forgotten = _closed_unwritten(after, deals or ())
+        news += forgotten
+        after = _after(after, forgotten)
+        mine = ours(after, look.reading, symbol)
+        strange = lots - mine - foreign.get(symbol, NOTHING)
+        if strange:
+            closing, rest = _closed_by_client(after, mine, strange, foreign.get(symbol, NOTHING), lots, deals or ())
+            news += closing
+            foreign[symbol] = rest
     kept = {symbol: lots for symbol, lots in foreign.items() if lots}
     return NetSeen(Observation(tuple(news), tuple(adopted), (), tuple(doubt)), kept, frozenset(blocked))
 
@@ -319,8 +325,8 @@ def _of_market(
     return [Seen(copy, Kind.POSITION, copy.client_ticket, left, price), Reduced(copy, done=True)]
 
 
-def _time(deal: Deal) -> int:
-    return deal.time_msc
+def _time(deal: Deal) -> tuple[int, int]:
+    return deal.time_msc, deal.ticket
 
 
 def _of_pending(copy: Copy, order: Thing | None, proof: Evidence, patient: bool) -> list[Seen | Ended | Reduced]:
@@ -351,6 +357,24 @@ def _of_pending(copy: Copy, order: Thing | None, proof: Evidence, patient: bool)
 
 
 # --- what was not ours -----------------------------------------------------------------------------------------------
+
+
+def _closed_unwritten(copies: Iterable[Copy], deals: Collection[Deal]) -> list[Seen | Ended | Reduced]:
+    """Copies that the deals with their tags show to be smaller than the ledger says: it could not be written when they
+    were closed, and then the copier died."""
+    news: list[Seen | Ended | Reduced] = []
+    for copy in copies:
+        own = [deal for deal in deals if deal.comment == copy.tag and deal.magic == copy.magic]
+        began = any(deal.buys == copy.action.buys for deal in own)
+        left = max(_sum(own) if copy.action.buys else -_sum(own), NOTHING)
+        if copy.state not in LIVE or copy.client_kind is not Kind.POSITION or not began or left >= copy.current:
+            continue
+        last = max(own, key=_time)
+        if left:
+            news.append(Seen(copy, Kind.POSITION, copy.client_ticket, left, last.price))
+        else:
+            news.append(Ended(copy, State.CLOSED, Reason.MASTER_CLOSED, how_closed(last), last))
+    return news
 
 
 def _closed_by_client(
@@ -415,9 +439,8 @@ def _adopted(
     found = []
     for comment, lots in parts.items():
         _, held = known[comment]
-        if held.trade.action.buys != (lots > 0):
-            return None
-        found.append((held, replace(position, volume=abs(lots), comment=comment)))
+        action = Action.BUY if lots > 0 else Action.SELL
+        found.append((held, replace(position, action=action, volume=abs(lots), comment=comment)))
     return found
 
 

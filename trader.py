@@ -198,15 +198,18 @@ class Trader:
     def _adopt(self, parts: list[tuple[Held, Position | Order]]) -> None:
         """Take up what carries the tags of one master's trade which this ledger knows nothing of. Where it is several
         legs, nothing shows which of the master's lots each stands for: they are shared out by their size."""
-        trade = parts[0][0].trade
+        key = parts[0][0].trade_key
+        trade = self._mirror.trades[key].trade
         lots = sum((thing.volume for _, thing in parts), Decimal(0))
         copies, legs, left = [], [], trade.volume
         for number, (held, thing) in enumerate(parts, 1):
             share = left if number == len(parts) else round(trade.volume * thing.volume / lots, 10)
             left -= share
+            turned = held.trade.action.buys != thing.action.buys  # the master has, meanwhile
             copy = replace(
                 self._new_copy(held, thing.symbol, thing.volume),
                 state=State.OPEN,
+                action=thing.action if turned else held.trade.action,
                 master_volume=share,
                 exact=thing.volume,
                 current=thing.volume,
@@ -218,7 +221,8 @@ class Trader:
         reports = [
             self._report("adopted", copy, price=thing.price) for copy, (_, thing) in zip(copies, parts, strict=True)
         ]
-        several = {parts[0][0].trade_key: tuple(sorted(legs, key=lambda leg: leg.number))} if len(legs) > 1 else {}
+        one = len(legs) == 1 and not legs[0].number
+        several = {} if one else {key: tuple(sorted(legs, key=lambda leg: leg.number))}
         self._ledger.record(*copies, reports=reports, legs=several)
         for copy in copies:
             log.warning("adopted %s: it is on the account as #%d", named(copy), copy.client_ticket)

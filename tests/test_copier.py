@@ -908,32 +908,3 @@ def test_a_restored_server_database_is_remembered_over_a_restart_of_the_copier(f
     follower.sends_book()
     follower.look()
     assert follower.volumes == [0.1]
-
-
-def test_on_a_netting_account_the_copies_of_a_symbol_add_up_to_one_position(follower: Follower) -> None:
-    object.__setattr__(follower.broker.settings, "margin_mode", "netting")
-    long = follower.master_opens(position(1, volume="0.30"))
-    follower.look()
-    short = follower.master_opens(position(2, "SELL", volume="0.20"))
-    follower.look()
-    assert [(p.type, p.volume) for p in follower.positions] == [(0, 0.1)]
-    follower.master_closes(long)
-    follower.look(5)
-    assert [(p.type, p.volume) for p in follower.positions] == [(1, 0.2)]
-    follower.master_closes(short)
-    follower.look(5)
-    assert follower.positions == []
-
-
-def test_on_a_netting_account_the_followers_own_lots_of_a_symbol_are_not_mixed_with_ours(follower: Follower) -> None:
-    object.__setattr__(follower.broker.settings, "margin_mode", "netting")
-    follower.mt5.sim_order_by_hand(action=1, symbol="EURUSD", volume=0.5, type=0, type_filling=1)
-    follower.look()
-    follower.master_opens(position(1))
-    follower.passes(3)
-    assert follower.volumes == [0.5]
-    assert "mixed_symbol" in [report.get("reason") for report in follower.reports()]
-    follower.restart(allow_mixed_symbol=True)
-    follower.sends_book()
-    follower.look()
-    assert follower.volumes == [0.6]

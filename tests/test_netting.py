@@ -424,7 +424,7 @@ def test_an_empty_account_that_no_deal_explains_is_doubted_and_believed_after_a_
 
 
 def test_what_the_deals_prove_is_believed_at_once() -> None:
-    closing = deal("-0.10", comment="", at=9, price="1.3")
+    closing = replace(deal("-0.10", comment="", price="1.3"), ticket=2)  # of the same millisecond
     seen = observe(copy(1), history=(deal("0.10"), closing))
     (end,) = seen.observation.news
     assert isinstance(end, Ended)
@@ -470,6 +470,30 @@ def test_a_symbol_that_was_closed_has_no_copies_any_more(leaves: str) -> None:
 
 def test_a_close_of_ours_that_somebody_else_finished_is_the_masters() -> None:
     assert news(by_hand(copy(1, state=State.CLOSING), leaves="0")) == [(1, "closed")]
+
+
+def test_a_close_that_was_not_written_down_is_known_from_its_deals() -> None:
+    """The disk was full, and then the copier died."""
+    closed, other = copy(1), copy(2, "SELL", "0.40")
+    opened = deal("0.10", comment=closed.tag), deal("-0.40", comment=other.tag)
+    whole_ = observe(closed, other, account=(held("-0.40"),), history=(*opened, deal("-0.10", comment=closed.tag)))
+    assert (news(whole_), whole_.foreign) == ([(1, "closed")], {})
+    part = observe(closed, other, account=(held("-0.36"),), history=(*opened, deal("-0.06", comment=closed.tag)))
+    assert (news(part), part.foreign) == ([(1, "position", "0.04")], {})
+
+
+@pytest.mark.parametrize(
+    "deals",
+    [
+        (deal("0.10", comment="p1.f3x"), deal("-0.10", comment="p1.f3x", magic=5)),
+        (deal("0.10", comment="p1.f3x"), deal("-0.10", comment="p9.f3x")),
+        (deal("0.10", comment="o1.f3x"), deal("-0.10", comment="p1.f3x")),  # it may have opened under another tag
+    ],
+)
+def test_deals_that_are_not_its_own_do_not_say_that_a_copy_was_closed(deals: tuple[Deal, ...]) -> None:
+    assert copy(1).tag == "p1.f3x"
+    seen = observe(copy(1), copy(2, "SELL", "0.40"), account=(held("-0.40"),), history=(*deals, deal("-0.40")))
+    assert news(seen) == []
 
 
 @pytest.mark.parametrize(
@@ -556,6 +580,11 @@ def test_of_a_copy_that_was_reduced_only_what_is_left_is_taken_up_and_nothing_of
     assert parts(adopted(*deals, deal("-0.05", comment=TAGS[2]), account="-0.05")) == [(1, "0.10"), (2, "0.15")]
 
 
+def test_the_copy_of_a_trade_that_has_turned_round_is_taken_up_on_the_side_it_has() -> None:
+    ((_, thing),) = adopted(deal("-0.30", comment=TAGS[1]), account="-0.30").observation.adopted
+    assert (thing.action, thing.volume) == (Action.SELL, D("0.30"))
+
+
 def test_the_copy_of_a_pending_order_that_filled_is_taken_up_as_that_of_the_position() -> None:
     tag = tag_of(("master_user", Kind.ORDER, 1, 0))
     assert parts(adopted(deal("0.30", comment=tag), account="0.30")) == [(1, "0.30")]
@@ -575,7 +604,6 @@ def test_the_copy_of_a_later_leg_is_taken_up_as_that_leg() -> None:
         ((deal("0.30", comment="somebody"),), "0.30", "nobody knows the comment"),
         ((deal("0.20", comment=TAGS[1]), deal("0.10")), "0.30", "a part has no comment"),
         ((deal("0.30", comment=TAGS[1], magic=5),), "0.30", "nothing of it has our magic"),
-        ((deal("-0.30", comment=TAGS[1]),), "-0.30", "the master is on the other side"),
         ((), "0.30", "there are no deals"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -654,6 +682,7 @@ def test_the_history_is_asked_only_about_what_is_not_as_it_should_be() -> None:
     assert questioned([copy(1)], reading(held("0.20")), {}) == {"EURUSD"}
     assert questioned([copy(1)], reading(held("0.20")), {"EURUSD": D("0.10")}) == set()
     assert questioned([], reading(held("0.20")), {}) == {"EURUSD"}
+    assert questioned([], reading(), {"EURUSD": D("0.10")}) == {"EURUSD"}
     assert questioned([copy(1), pending()], reading(held("0.10")), {}) == {"EURUSD"}
     for sent, lots in ((opening(), ()), (placing(), ()), (trimming(), (held("0.10"),))):
         assert questioned([sent], reading(*lots), {}) == {"EURUSD"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, Protocol
@@ -121,10 +121,21 @@ def change_message(entry: Entry, view: View) -> dict[str, Any]:
     return message
 
 
+FanOut = Callable[[Sequence[Any], Sequence[bytes]], None]  # sends messages, in their order, to each of some connections
+
+
+def one_by_one(connections: Sequence[Connection], payloads: Sequence[bytes]) -> None:
+    for connection in connections:
+        for payload in payloads:
+            connection.send_frame(payload)
+
+
 class Hub:
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, fan_out: FanOut = one_by_one) -> None:
+        """`fan_out` is for connections of a kind that knows a faster way than one by one."""
         self._store = store
         self._clock = clock
+        self._fan_out = fan_out
         # Held from before a change is stored until every connection has it; also while somebody joins. Taken before
         # `_list` when both are needed.
         self._publishing = threading.RLock()
@@ -159,17 +170,22 @@ class Hub:
         with self._list:
             return sum(len(group.members) for view, group in self._groups.items() if view.sees(master))
 
-    def _broadcast(self, entries: Iterable[Entry]) -> None:
-        for entry in entries:
-            started = self._clock.monotonic()
-            told = 0
-            with self._list:
-                for view, group in self._groups.items():
-                    if not view.sees(entry.change.trade.master):
-                        continue
+    def _broadcast(self, entries: Sequence[Entry]) -> None:
+        started = self._clock.monotonic()
+        told: Counter[int] = Counter()
+        with self._list:
+            for view, group in self._groups.items():
+                seen = [entry for entry in entries if view.sees(entry.change.trade.master)]
+                messages = []
+                for entry in seen:
                     message = change_message(entry, view)
                     message["prev"], group.last = group.last, entry.seq
-                    told += self._send(group, message)
+                    messages.append(message)
+                    told[entry.seq] += len(group.members)
+                if messages:
+                    self._send(group, messages)
+        took_ms = (self._clock.monotonic() - started) * 1000
+        for entry in entries:
             trade = entry.change.trade
             log.info(
                 "broadcast: seq %d %s %s %s %s ticket %d to %d connections in %.1f ms",
@@ -179,16 +195,14 @@ class Hub:
                 trade.volume,
                 trade.symbol,
                 trade.ticket,
-                told,
-                (self._clock.monotonic() - started) * 1000,
+                told[entry.seq],
+                took_ms,
             )
 
-    def _send(self, group: Group, message: Mapping[str, Any]) -> int:
-        frame = encode(message).encode()
-        for member in group.members:
-            member.connection.send_frame(frame)
+    def _send(self, group: Group, messages: Iterable[Mapping[str, Any]]) -> None:
+        frames = [encode(message).encode() for message in messages]
+        self._fan_out([member.connection for member in group.members], frames)
         group.told_at = self._clock.monotonic()
-        return len(group.members)
 
     # --- coming and going --------------------------------------------------------------------------------------------
 
@@ -430,15 +444,13 @@ class Hub:
         with self._list:
             for view, group in self._groups.items():
                 if view.sees(master.name):
-                    frame = encode(message).encode()
-                    for member in group.members:
-                        member.connection.send_frame(frame)
+                    self._fan_out([member.connection for member in group.members], [encode(message).encode()])
 
     def _beat(self, now: int) -> None:
         with self._list:
             for group in self._groups.values():
                 if self._clock.monotonic() - group.told_at >= HEARTBEAT_S:
-                    self._send(group, {"type": "heartbeat", "seq": group.last, "server_time": now})
+                    self._send(group, [{"type": "heartbeat", "seq": group.last, "server_time": now}])
 
     def run(self) -> None:
         """The hub's own thread, until `stop`."""

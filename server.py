@@ -177,13 +177,13 @@ def serve(options: argparse.Namespace) -> int:
         secret = read_secret(database.with_suffix(".secret"))
         store = Store(database, time)
         taken_down.callback(store.close)
-        hub = Hub(store, time)
 
         def thread_failed() -> None:
             failed.set()
             server.shutdown()
 
         sockets = SocketThreads(time, thread_failed)
+        hub = Hub(store, time, sockets.send_to_all)
         settings = Settings(
             secret,
             registration,

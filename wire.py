@@ -1,8 +1,10 @@
 """The WebSockets' side of the sockets: one thread reads and writes them all, and never waits for any of them.
 
-Whoever has something to say (`send_frame`, `close`, from any thread) only queues it. A reader that does not take what
-is meant for it gets a bounded backlog and is then dropped. The parsing of frames is wsproto's. On Windows `select`
-takes at most 512 sockets, so there further threads are started as connections come.
+Whoever has something to say to one (`send_frame`, `close`, from any thread) only queues it. What is meant for many
+(`send_to_all`) is written by the caller itself while the thread has nothing to do, because waking it costs milliseconds
+on a busy computer. A reader that does not take what is meant for it gets a bounded backlog and is then dropped. The
+parsing of frames is wsproto's. On Windows `select` takes at most 512 sockets, so there further threads are started as
+connections come.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import struct
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -80,6 +82,19 @@ class _Adopt:
     early: bytes  # what came in together with the request
 
 
+@dataclass(frozen=True, slots=True)
+class _Frames:
+    whole: bytes  # one frame or more, as they go out
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    reason: str
+
+
+Job = bytes | _Frames | _Close | _Adopt | _Lost | None  # bytes: a message; None: something is waiting to go out
+
+
 class WebSocket:
     """One connection after its handshake. Everything but `send_frame`, `close` and `peer` is its thread's business."""
 
@@ -117,6 +132,10 @@ class WebSocket:
         self.told = False  # the listener knows that it is over
         self.watching_writes = False
 
+    @property
+    def thread(self) -> SocketThread:
+        return self._thread
+
     def send_frame(self, payload: bytes) -> None:
         """Queue one text message. Never blocks; what is meant for a closed connection is thrown away."""
         self._thread.queue(self, payload)
@@ -133,8 +152,9 @@ class SocketThread:
         """`failed` is called when the thread ends without having been asked to."""
         self._clock = clock
         self._failed = failed
-        self._jobs: deque[tuple[WebSocket, bytes | _Close | _Adopt]] = deque()
+        self._jobs: deque[tuple[WebSocket, Job]] = deque()
         self._sockets: set[WebSocket] = set()
+        self._working = threading.Lock()  # held by whoever reads or writes the sockets or changes what is known of them
         self._selector = selectors.DefaultSelector()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
@@ -166,11 +186,44 @@ class SocketThread:
         self.queue(connection, _Adopt(early))
         return connection
 
-    def queue(self, connection: WebSocket, job: bytes | _Close | _Adopt) -> None:
+    def queue(self, connection: WebSocket, job: Job) -> None:
         self._jobs.append((connection, job))
         if not self._woken:
             self._woken = True
             self._wake()
+
+    def send_to_all(self, connections: Sequence[WebSocket], whole: bytes) -> None:
+        """Send the frames to each of this thread's connections, behind whatever was said to it before.
+
+        Never blocks. A connection that does not take them now is left to the thread.
+        """
+        if self._working.acquire(blocking=False):
+            try:
+                if not self._jobs:
+                    self._write_now(connections, whole)
+                    return
+            finally:
+                self._working.release()
+        frames = _Frames(whole)
+        for connection in connections:
+            self.queue(connection, frames)
+
+    def _write_now(self, connections: Sequence[WebSocket], whole: bytes) -> None:
+        for connection in connections:
+            if connection.backlog or connection.closing_at is not None or connection not in self._sockets:
+                self.queue(connection, _Frames(whole))
+                continue
+            try:
+                sent = connection.sock.send(whole)
+            except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                sent = 0
+            except OSError as error:
+                self.queue(connection, _Lost(f"connection lost: {error}"))
+                continue
+            if sent < len(whole):
+                connection.current = memoryview(whole)[sent:]
+                connection.backlog = len(connection.current)
+                self.queue(connection, None)
 
     def _wake(self) -> None:
         # A full pipe means that waking is under way; a closed one that the thread has ended.
@@ -203,6 +256,10 @@ class SocketThread:
 
     def close(self) -> None:
         """Let go of every socket."""
+        with self._working:
+            self._let_go()
+
+    def _let_go(self) -> None:
         for connection in list(self._sockets):
             self._gone(connection, LOST, "the server has ended")
         self._selector.close()
@@ -211,19 +268,28 @@ class SocketThread:
 
     def _say_goodbye(self) -> None:
         """To those whom nobody has told yet that the server is ending."""
-        for connection in list(self._sockets):
-            if connection.closing_at is None:
-                self._over(connection, GOING_AWAY, "the server is ending")
-                self._flush(connection)
+        with self._working:
+            for connection in list(self._sockets):
+                if connection.closing_at is None:
+                    self._over(connection, GOING_AWAY, "the server is ending")
+                    self._flush(connection)
 
     def step(self, longest_s: float) -> None:
         """Wait for something to do, at most `longest_s`, and do it."""
-        for key, events in self._selector.select(longest_s):
-            if key.data is None:
-                self._drain_wakes()
-            else:
-                self._guarded(key.data, events)
-        self._woken = False  # before the jobs are taken, so that a job queued meanwhile wakes again
+        ready = self._selector.select(longest_s)
+        with self._working:
+            for key, events in ready:
+                if key.data is None:
+                    self._drain_wakes()
+                else:
+                    self._guarded(key.data, events)
+            self._woken = False  # before the jobs are taken, so that a job queued meanwhile wakes again
+            self._take_jobs()
+            now = self._clock.monotonic()
+            if now - self._looked_at >= LOOK_S:
+                self._look_after(now)
+
+    def _take_jobs(self) -> None:
         touched: dict[WebSocket, None] = {}
         while self._jobs:
             connection, job = self._jobs.popleft()
@@ -231,9 +297,6 @@ class SocketThread:
             touched[connection] = None
         for connection in touched:
             self._flush(connection)
-        now = self._clock.monotonic()
-        if now - self._looked_at >= LOOK_S:
-            self._look_after(now)
 
     def _drain_wakes(self) -> None:
         with contextlib.suppress(OSError):
@@ -251,12 +314,16 @@ class SocketThread:
             log.exception("websocket: reading from %s failed; the connection is ended", connection.peer)
             self._gone(connection, INTERNAL, "internal error")
 
-    def _take_job(self, connection: WebSocket, job: bytes | _Close | _Adopt) -> None:
-        if isinstance(job, _Adopt):
+    def _take_job(self, connection: WebSocket, job: Job) -> None:
+        if isinstance(job, _Frames):
+            self._append(connection, job.whole)
+        elif isinstance(job, _Adopt):
             self._register(connection, job.early)
         elif isinstance(job, _Close):
             self._begin_close(connection, job.code, job.reason)
-        else:
+        elif isinstance(job, _Lost):
+            self._gone(connection, LOST, job.reason)
+        elif job is not None:
             if job is not self._last[0]:
                 self._last = (job, frame(Opcode.TEXT, job))
             self._append(connection, self._last[1])
@@ -452,6 +519,15 @@ class SocketThreads:
             thread.start()
             self._threads.append(thread)
             return thread.adopt(sock, peer, early, listener)
+
+    def send_to_all(self, connections: Sequence[WebSocket], payloads: Sequence[bytes]) -> None:
+        """Send the text messages, in their order, to each connection. Never blocks."""
+        whole = b"".join(frame(Opcode.TEXT, payload) for payload in payloads)
+        if len(self._threads) == 1:
+            self._threads[0].send_to_all(connections, whole)
+            return
+        for thread in self._threads:
+            thread.send_to_all([connection for connection in connections if connection.thread is thread], whole)
 
     def stop(self) -> None:
         for thread in self._threads:

@@ -51,6 +51,7 @@ class Chain:
         self.folder = folder
         self.certificate = certificate
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self._tokens: dict[str, str] = {}
         self.ports: dict[str, int] = self.first_ports()
         self.trade_copy = {
             "mode": "multiplier",
@@ -193,10 +194,19 @@ class Chain:
 
     def api(self, user: str, method: str, path: str, body: Any = None) -> Any:
         url, verify = self.url, str(self.certificate[0]) if self.certificate else True
-        login = {"username": user, "password": PASSWORDS[user]}
-        token = requests.post(f"{url}/token", json=login, timeout=10, verify=verify).json()["access_token"]
-        headers = {"Authorization": f"Bearer {token}"}
-        answer = requests.request(method, url + path, json=body, headers=headers, timeout=10, verify=verify)
+
+        def answered() -> requests.Response:
+            if user not in self._tokens:
+                login = {"username": user, "password": PASSWORDS[user]}
+                token = requests.post(f"{url}/token", json=login, timeout=10, verify=verify).json()["access_token"]
+                self._tokens[user] = token
+            headers = {"Authorization": f"Bearer {self._tokens[user]}"}
+            return requests.request(method, url + path, json=body, headers=headers, timeout=10, verify=verify)
+
+        answer = answered()
+        if answer.status_code == 401:  # of another database
+            del self._tokens[user]
+            answer = answered()
         if not answer.ok:
             raise Vain(f"{method} {path}: {answer.status_code} {answer.text}")
         return answer.json()

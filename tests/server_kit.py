@@ -235,12 +235,12 @@ def serving(
 ) -> Iterator[Serving]:
     """`settings` are more of `api.Settings`."""
     store = Store(folder / "server.db", clock)
-    hub = Hub(store, clock)
 
     def failed() -> None:
         raise AssertionError("a thread of the sockets ended")
 
     sockets = SocketThreads(clock, failed)
+    hub = Hub(store, clock, sockets.send_to_all)
     app = create_app(store, hub, Settings(SECRET, registration, token_seconds, **settings), clock, sockets)
     server = WebServer("127.0.0.1", 0, app, tls, most_from_address=most_from_address, address_group=network_of)
     threads = [

@@ -2,13 +2,15 @@
 
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from server_kit import HandClock
+from wsproto.frame_protocol import Opcode
 
 import wire
-from wire import SocketThread, WebSocket, close_frame, frame
+from wire import SocketThread, SocketThreads, WebSocket, close_frame, frame
 
 CLOSE, TEXT, PING = 8, 1, 9
 KB = 1024
@@ -230,6 +232,100 @@ def test_equal_messages_share_one_frame_in_memory(ends: Ends) -> None:
         connection.send_frame(payload)
     ends.step()
     assert len({id(connection.outbox[-1]) for connection in stalled}) == 1
+
+
+# --- to many at once -------------------------------------------------------------------------------------------------
+
+
+def text(payload: bytes) -> bytes:
+    return frame(Opcode.TEXT, payload)
+
+
+def test_what_is_for_many_goes_out_without_waking_the_thread(ends: Ends) -> None:
+    (one, other_one, _), (two, other_two, _) = ends.connect(), ends.connect()
+    ends.thread.send_to_all([one, two], text(b"a") + text(b"b"))
+    for other in (other_one, other_two):
+        assert frames(other.recv(100)) == [(TEXT, b"a"), (TEXT, b"b")]
+
+
+def test_what_is_for_many_overtakes_nothing_that_was_said_to_one_before(ends: Ends) -> None:
+    connection, other, _ = ends.connect()
+    connection.send_frame(b"1")
+    ends.thread.send_to_all([connection], text(b"2"))
+    connection.send_frame(b"3")
+    ends.step()
+    assert frames(other.recv(100)) == [(TEXT, b"1"), (TEXT, b"2"), (TEXT, b"3")]
+
+
+def test_while_the_thread_works_what_is_for_many_waits_for_it(ends: Ends) -> None:
+    connection, other, _ = ends.connect()
+    with ends.thread._working:
+        ends.thread.send_to_all([connection], text(b"1"))
+    other.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        other.recv(100)
+    ends.step()
+    assert frames(other.recv(100)) == [(TEXT, b"1")]
+
+
+def test_a_reader_that_takes_only_a_part_gets_the_rest_in_order(ends: Ends) -> None:
+    connection, other, heard = ends.connect()
+    quick, quick_other, _ = ends.connect()
+    messages = [bytes((65 + n,)) * (40 * KB) for n in range(20)]
+    received = bytearray()
+    for message in messages:
+        ends.thread.send_to_all([connection, quick], text(message))
+        while len(received) % len(text(message)) or not received.endswith(message):
+            received += quick_other.recv(256 * KB)
+            ends.step()
+    assert connection.backlog > 0
+    assert frames(bytes(received)) == [(TEXT, message) for message in messages]
+    assert frames(read_all(other, ends.step)) == [(TEXT, message) for message in messages]
+    assert heard.over == []
+
+
+def test_a_broken_connection_among_many_costs_the_others_nothing(ends: Ends) -> None:
+    broken, other_end, heard = ends.connect()
+    fine, other, _ = ends.connect()
+    other_end.close()
+    ends.thread.send_to_all([broken, fine], text(b"1"))
+    assert frames(other.recv(100)) == [(TEXT, b"1")]
+    assert heard.over == []  # said by the thread, never in the middle of what somebody else is doing
+    ends.thread.send_to_all([broken, fine], text(b"2"))
+    ends.step()
+    assert frames(other.recv(100)) == [(TEXT, b"2")]
+    assert [code for code, _ in heard.over] == [1006]
+    ends.thread.send_to_all([broken, fine], text(b"3"))
+    ends.step()
+    assert frames(other.recv(100)) == [(TEXT, b"3")]
+
+
+def test_after_the_close_nothing_for_many_goes_out_either(ends: Ends) -> None:
+    connection, other, _ = ends.connect()
+    connection.close(4403, "no more")
+    ends.step()
+    ends.thread.send_to_all([connection], text(b"late"))
+    ends.step()
+    assert [opcode for opcode, _ in frames(other.recv(1000))] == [CLOSE]
+
+
+def test_connections_of_several_threads_all_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where a thread takes only some hundred sockets."""
+    monkeypatch.setattr(wire, "SOCKETS_PER_THREAD", 2)
+    threads, others, connections = SocketThreads(time, lambda: pytest.fail("ended")), [], []
+    for _ in range(5):
+        ours, other = socket.socketpair()
+        other.settimeout(10)
+        others.append(other)
+        connections.append(threads.adopt(ours, "other", b"", Heard()))
+    threads.send_to_all(connections, [b"1", b"2"])
+    for other in others:
+        received = b""
+        while len(received) < len(text(b"1") + text(b"2")):
+            received += other.recv(100)
+        assert frames(received) == [(TEXT, b"1"), (TEXT, b"2")]
+        other.close()
+    threads.stop()
 
 
 def test_a_long_reason_fits_a_close_frame() -> None:

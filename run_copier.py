@@ -156,7 +156,7 @@ def unsettled(config: ClientConfig) -> list[str]:
     return [f"not known yet whether it was {one}. The next start looks for it" for one in unknown]
 
 
-COPIER: Final = Program(
+COPIER: Final[Program[ClientConfig]] = Program(
     name="copier",
     script=str(Path(__file__).with_name("copier.py")),
     about="Copies the trades of your signal provider to your MetaTrader 5 account.",

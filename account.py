@@ -144,7 +144,9 @@ class PastOrder:
     position_id: int  # 0 when it never filled
     end: OrderEnd
     symbol: str
-    filled: Decimal  # lots
+    buys: bool
+    volume: Decimal  # lots that were ordered
+    filled: Decimal  # of those
     magic: int
     comment: str
     time_msc: int  # when it was set up

@@ -143,6 +143,7 @@ class Seen:
     ticket: int
     volume: Decimal
     price: Decimal
+    order: int = 0  # ticket of the order that did it, where the history told it
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,7 @@ class Reduced:
 
     copy: Copy
     done: bool
+    order: int = 0  # its ticket, where the history told it
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,9 +217,10 @@ class CopierLedger(Ledger):
         return _copy(rows[0]) if rows else None
 
     def highest_ticket(self) -> int:
-        """The highest ticket on the account that this ledger knows of."""
+        """The highest ticket on the account that this ledger knows of, also of what could not be stored so far."""
         rows = self._rows('SELECT max(max(after_ticket, "order", client_ticket)) AS highest FROM copies')
-        return int(rows[0]["highest"] or 0)
+        tickets = [ticket for copy in self._kept.values() for ticket in (copy.after_ticket, copy.order, copy.client_ticket)]
+        return max([int(rows[0]["highest"] or 0), *tickets])
 
     def record(
         self,

@@ -309,6 +309,7 @@ def _of_market(
         return [Reduced(copy, done=False)]
     deal = max((d for d in proof.deals if proof.past and d.order == proof.past.ticket), key=_time, default=None)
     price = deal.price if deal else NOTHING
+    order = proof.past.ticket if proof.past else 0
     if opening:
         if not filled:
             if copy.state is State.UNKNOWN:
@@ -316,13 +317,13 @@ def _of_market(
             words = f"the broker ended order {proof.past.ticket if proof.past else copy.order} without a fill"
             return [Ended(copy, State.FAILED, Reason.BROKER_REFUSED, words)]
         ticket = identifier or (proof.past.position_id if proof.past else 0) or copy.order or copy.after_ticket or 1
-        return [Seen(copy, Kind.POSITION, ticket, filled, price)]
+        return [Seen(copy, Kind.POSITION, ticket, filled, price, order)]
     if not filled:
-        return [Reduced(copy, done=False)]
+        return [Reduced(copy, done=False, order=order)]
     left = max(copy.current - filled, NOTHING)
     if not left:
         return [Ended(copy, State.CLOSED, Reason.MASTER_CLOSED, how_closed(deal), deal)]
-    return [Seen(copy, Kind.POSITION, copy.client_ticket, left, price), Reduced(copy, done=True)]
+    return [Seen(copy, Kind.POSITION, copy.client_ticket, left, price, order), Reduced(copy, done=True, order=order)]
 
 
 def _time(deal: Deal) -> tuple[int, int]:

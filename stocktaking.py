@@ -146,5 +146,12 @@ class Stocktaking:
         """The order that was sent for a copy and whose ticket nobody told, by its comment: the first since then."""
         found = [p for p in self._terminal.past_orders(3600) if p.comment == copy.tag and p.magic == copy.magic]
         if copy.net_before is not None:  # on a netting account orders of a copy after its first have that comment too
-            found = [p for p in found if p.ticket > copy.after_ticket]
+            closed = copy.current - copy.reduce_to if copy.reduce_to is not None else None
+            found = [
+                p
+                for p in found
+                if p.ticket > copy.after_ticket
+                and p.buys is (copy.action.buys if closed is None else not copy.action.buys)
+                and closed in (None, p.volume)
+            ]
         return min(found, key=lambda past: past.ticket, default=None)

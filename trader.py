@@ -29,7 +29,7 @@ from plan import Aim, Close, Inherit, Move, Open, Reduce, Refuse, Remove, Rules,
 from safety import Reason
 from signals import NOTHING, Kind, Trade
 from stops import Levels, of_increase
-from terminal import Terminal
+from terminal import Terminal, Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,8 @@ class Trader:
         copy = self._ledger.copies.get(seen.copy.key, seen.copy)
         filled = copy.client_kind is Kind.ORDER and seen.kind is Kind.POSITION
         begins = copy.state in (State.OPENING, State.UNKNOWN) or copy.state not in LIVE
-        now = replace(copy, client_kind=seen.kind, client_ticket=seen.ticket, current=seen.volume)
+        order = seen.order or copy.order
+        now = replace(copy, client_kind=seen.kind, client_ticket=seen.ticket, current=seen.volume, order=order)
         revived = copy.state in (State.CLOSED, State.CLOSED_BY_CLIENT)  # its proportion is known already
         if (begins and not revived) or filled or seen.volume > copy.volume:
             now = replace(now, volume=seen.volume)
@@ -180,7 +181,7 @@ class Trader:
 
     def _reduced(self, news: Reduced) -> None:
         copy = self._ledger.copies[news.copy.key]
-        now = replace(copy, reduce_to=None)
+        now = replace(copy, reduce_to=None, order=news.order or copy.order)
         self._store(now, self._report("reduced", now, volume=now.current) if news.done else None)
         if news.done:
             log.info("reduced %s to %s lots", named(now), now.current)
@@ -331,9 +332,9 @@ class Trader:
                 self._times[copy.key] = Times(held.detected_at, held.server_time, received_at, sent_at, self._wall_ms())
                 if copy.net_before is not None and trade.kind is Kind.POSITION and outcome.volume:
                     copy = replace(copy, volume=min(copy.volume, outcome.volume))  # the sum does not show it
-                self._ledger.record(replace(copy, order=outcome.order))
+                self._ledger.keep(replace(copy, order=outcome.order))
             case Verdict.UNKNOWN:
-                self._ledger.record(replace(copy, order=outcome.order))
+                self._ledger.keep(replace(copy, order=outcome.order))
                 log.error(
                     "outcome unknown of %s: %s. Looked for on the account, never sent again",
                     named(copy),
@@ -456,7 +457,7 @@ class Trader:
         open something. Where a close cannot be written down it is remembered, and sent all the same."""
         copy = step.copy
         intent = replace(
-            copy, reduce_to=step.to, net_before=step.lots, after_ticket=self._highest_ticket(reading), order=0
+            copy, reduce_to=step.to, net_before=step.lots, after_ticket=self._ticket_before(copy, reading), order=0
         )
         if not step.to:
             intent = replace(intent, state=State.CLOSING, reason=str(step.reason))
@@ -492,6 +493,18 @@ class Trader:
         """Tickets rise: an order that is sent now gets one above all that were there before it."""
         shown = max((thing.identifier for thing in reading.everything), default=0)
         return max(shown, self._ledger.highest_ticket()) if _netting(reading) else shown
+
+    def _ticket_before(self, copy: Copy, reading: Reading) -> int:
+        """As `_highest_ticket`, for an order of a copy which had one before. Where nobody has told the ticket of that
+        one, the history may: it has the same comment, and must not be taken for this one."""
+        highest = self._highest_ticket(reading)
+        if copy.order:
+            return highest
+        try:
+            return max([highest, *(past.ticket for past in self._terminal.past_orders(3600) if past.comment == copy.tag)])
+        except Unreadable as problem:
+            log.warning("the orders before this one of %s are not known: %s", named(copy), problem)
+            return highest
 
     def _set_stops(self, step: SetStops) -> None:
         key, position = step.copy.key, step.position

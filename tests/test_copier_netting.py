@@ -649,6 +649,21 @@ def sent_of(follower: Follower) -> Iterator[Watched]:
     follower.terminal._mt5 = follower.mt5
 
 
+@contextmanager
+def full_disk_after_an_order(follower: Follower) -> Iterator[None]:
+    """The intent of the next order is written down, and nothing after it."""
+
+    class Filling(Watched):
+        def order_send(self, request: dict[str, Any]) -> Any:
+            follower.ledger._db.execute("PRAGMA query_only = 1")
+            return super().order_send(request)
+
+    follower.terminal._mt5 = Filling(follower.mt5, follower.clock)
+    yield
+    follower.ledger._db.execute("PRAGMA query_only = 0")
+    follower.terminal._mt5 = follower.mt5
+
+
 def market_orders(watched: Watched) -> int:
     return sum(1 for request in watched.sent if request["action"] == 1)
 
@@ -704,6 +719,61 @@ def test_a_close_or_reduction_of_unknown_outcome_is_sent_again_only_when_it_was_
         assert market_orders(watched) == (2 if outcome in NOT_FILLED else 1)
     assert lots(follower) == lowest == round(rest + float(left), 2)
     assert follower.state(2) == ("open" if D(left) else "closed")
+
+
+@pytest.mark.parametrize("left", ["0", "0.02"])
+@pytest.mark.parametrize("earlier", ["open", "reduction"])
+@pytest.mark.parametrize("outcome", FILLED)
+def test_an_order_of_a_copy_is_not_taken_for_a_later_one(net: Net, outcome: str, earlier: str, left: str) -> None:
+    """They have the same comment, and nobody told the ticket of either."""
+    follower = net()
+    follower.master_opens(position(1, volume="0.30"))
+    follower.look()
+    if earlier == "open":
+        unknown(follower, outcome)
+    trade = follower.master_opens(position(2))
+    ticks(follower, 3)
+    if earlier == "reduction":
+        unknown(follower, outcome)
+        trade = follower.master_closes(trade, "0.05")
+        ticks(follower, 3)
+    unknown(follower, "none_not_executed")
+    follower.master_closes(trade, left)
+    ticks(follower, 40)
+    assert lots(follower) == round(0.3 + float(left), 2)
+    assert follower.copier._stock.foreign == {}
+
+
+@pytest.mark.parametrize("late", [0, 2])
+def test_a_reduction_whose_ticket_nobody_told_is_not_taken_for_the_close(follower: Follower, late: int) -> None:
+    """The sum has shown it before the history did."""
+    follower.master_opens(position(1, volume="0.30"))
+    trade = follower.master_opens(position(2))
+    follower.look(4)
+    unknown(follower, "none_after_fill")
+    follower.mt5.inject("history_orders_get", "late", seconds=late, times=1)
+    follower.mt5.inject("history_deals_get", "late", seconds=late, times=1)
+    trade = follower.master_closes(trade, "0.04")
+    ticks(follower, 1)
+    assert lots(follower) == 0.34
+    unknown(follower, "none_not_executed")
+    follower.master_closes(trade)
+    ticks(follower, 40)
+    assert lots(follower) == 0.3
+
+
+def test_what_could_not_be_written_down_of_an_order_is_known_to_the_next(follower: Follower) -> None:
+    follower.master_opens(position(1, volume="0.30"))
+    follower.look()
+    trade = follower.master_opens(position(2))
+    with full_disk_after_an_order(follower):
+        goes_on(follower, 3)
+        assert lots(follower) == 0.4
+        unknown(follower, "none_not_executed")
+        follower.master_closes(trade)
+        goes_on(follower, 30)
+    goes_on(follower, 20)
+    assert lots(follower) == 0.3
 
 
 @pytest.mark.parametrize("outcome", NOT_FILLED + LATE)

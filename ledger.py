@@ -82,14 +82,20 @@ class Ledger:
         self._lock = threading.RLock()
         self.is_new = False
         self._db = self._open()
+        try:
+            self._claim(owner)
+        except BaseException:
+            self.close()
+            raise
+
+    def _claim(self, owner: str) -> None:
         known = self.get("owner")
         if known is None:
             self.is_new = True
             self.set(owner=owner, created_at=str(self._now_ms()), ledger=uuid.uuid4().hex)
         elif known != owner:
-            self.close()
             raise WrongLedger(
-                f"{path} belongs to {known}, the configuration is for {owner}. "
+                f"{self.path} belongs to {known}, the configuration is for {owner}. "
                 "Use a folder of its own for each account (configuration and ledger together)."
             )
 

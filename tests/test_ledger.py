@@ -335,6 +335,25 @@ def test_a_full_disk_changes_nothing_and_is_over_when_there_is_room(ledger: Copi
         assert list(again.copies.values()) == [copy(1), copy(2)]
 
 
+def test_a_ledger_that_could_not_be_begun_is_let_go(path: Path) -> None:
+    opened: list[sqlite3.Connection] = []
+
+    class Full(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if sql == "COMMIT":
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().execute(sql, *values)
+
+    def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        opened.append(sqlite3.connect(*arguments, factory=Full, **options))
+        return opened[-1]
+
+    with pytest.raises(LedgerError, match="full"):
+        CopierLedger(path, OWNER, connect=connect)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
+
+
 def test_a_ledger_that_another_process_holds_is_an_error_and_not_silence(ledger: CopierLedger) -> None:
     ledger._db.execute("PRAGMA busy_timeout = 1")
     with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:

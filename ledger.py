@@ -225,7 +225,9 @@ class CopierLedger(Ledger):
     def highest_ticket(self) -> int:
         """The highest ticket on the account that this ledger knows of, also of what could not be stored so far."""
         rows = self._rows('SELECT max(max(after_ticket, "order", client_ticket)) AS highest FROM copies')
-        tickets = [ticket for copy in self._kept.values() for ticket in (copy.after_ticket, copy.order, copy.client_ticket)]
+        tickets = [
+            ticket for copy in self._kept.values() for ticket in (copy.after_ticket, copy.order, copy.client_ticket)
+        ]
         return max([int(rows[0]["highest"] or 0), *tickets])
 
     def record(

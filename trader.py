@@ -501,10 +501,11 @@ class Trader:
         if copy.order:
             return highest
         try:
-            return max([highest, *(past.ticket for past in self._terminal.past_orders(3600) if past.comment == copy.tag)])
+            own = [past.ticket for past in self._terminal.past_orders(3600) if past.comment == copy.tag]
         except Unreadable as problem:
             log.warning("the orders before this one of %s are not known: %s", named(copy), problem)
             return highest
+        return max([highest, *own])
 
     def _set_stops(self, step: SetStops) -> None:
         key, position = step.copy.key, step.position

@@ -6,11 +6,9 @@ about a change: legs.py works them out.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from copies import LIVE, State
 from ledger import CopierLedger
-from legs import Legs, first_legs, followed, held_as, whole
+from legs import Legs, first_legs, followed, held_as, one_leg, whole
 from mirror import CopyKey, Held, Mirror
 from signals import Kind
 
@@ -74,10 +72,10 @@ class Books:
         if trade.kind is Kind.ORDER:
             return ()
         if not legs and first is None:
-            legs = first_legs(trade)
-            return legs if trade.increase is not None else ()
+            return first_legs(trade) if trade.increase is not None else ()
         if not legs and first is not None:
-            (leg,) = first_legs(replace(trade, volume=first.master_volume, increase=None))
-            legs = (replace(leg, buys=first.action.buys),)
+            legs = (one_leg(trade, first.action.buys, first.master_volume),)
+        if not self._mirror.believed(key):
+            return legs  # as they were before the server's database was put back
         after = followed(legs, trade, {leg.number for leg in legs if (*key, leg.number) in copies})
         return after if after != legs or key in self._ledger.legs else ()

@@ -75,7 +75,8 @@ class Copier:
         self._inbox = inbox
         self._link = link
         self._clock = clock
-        self._mirror = Mirror(ledger.get("epoch") or "", int(ledger.get("seq") or 0), ledger.get("run") or "")
+        masters = {copy.key[0] for copy in ledger.copies.values()}
+        self._mirror = Mirror(ledger.get("epoch") or "", int(ledger.get("seq") or 0), ledger.get("run") or "", masters)
         self._trader = Trader(terminal, ledger, config, self._mirror, clock)
         self._remembered = (self._mirror.epoch, self._mirror.seq, self._mirror.run)
         self._server_settings = ServerSettings(Copying.PAUSED)  # as heard last: a lost connection does not end a pause

@@ -33,13 +33,19 @@ class Leg:
 Legs = tuple[Leg, ...]
 
 
+def one_leg(trade: Trade, buys: bool, lots: Decimal) -> Leg:
+    """A trade that was entered at once."""
+    order = trade.ticket if trade.kind is Kind.POSITION else 0
+    return Leg(0, buys, lots, lots, trade.price, order, trade.opened_at)
+
+
 def first_legs(trade: Trade) -> Legs:
     """The legs of a trade as it is seen first: what it has grown by last is one of its own."""
     buys = trade.action.buys
     order = trade.ticket if trade.kind is Kind.POSITION else 0
     grown = trade.increase
     if grown is None:
-        return (Leg(0, buys, trade.volume, trade.volume, trade.price, order, trade.opened_at),)
+        return (one_leg(trade, buys, trade.volume),)
     lots = min(grown.volume, trade.volume)
     before = trade.volume - lots
     if not before:

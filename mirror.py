@@ -6,7 +6,7 @@ noticed, and answered by asking for the whole book, never by guessing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
@@ -109,8 +109,10 @@ class Doubt:
 class Mirror:
     """The masters' books as far as the server has told them."""
 
-    def __init__(self, last_epoch: str = "", last_seq: int = 0, last_run: str = "") -> None:
-        """`last_epoch`, `last_seq` and `last_run` are what the ledger remembers from before the start."""
+    def __init__(
+        self, last_epoch: str = "", last_seq: int = 0, last_run: str = "", masters: Iterable[str] = ()
+    ) -> None:
+        """What the ledger remembers from before the start; `masters` are those of whom there are copies."""
         self.trades: dict[TradeKey, Held] = {}
         self.masters: dict[str, Master] = {}
         self.epoch = last_epoch
@@ -122,6 +124,8 @@ class Mirror:
         self.book_received = 0.0  # monotonic: when it came
         self._server_clock = RemoteClock(CLOCK_WINDOW_S)
         self._closed: set[TradeKey] = set()  # closed in so many words since the last whole book
+        self._told: set[TradeKey] = set()  # of masters in doubt: told in so many words since the doubt began
+        self._heard_of = set(masters)  # of whom there may be copies, whether the server names them now or not
         # Masters whose books are not believed to be complete: the server's database is another one, or went back in
         # time (a backup was restored).
         self.went_back: dict[str, Doubt] = {}
@@ -146,6 +150,10 @@ class Mirror:
         if source is Source.MANUAL:
             return epoch == self.epoch
         return self.masters[master].reported_at is not None
+
+    def believed(self, key: TradeKey) -> bool:
+        """Whether the lots of a trade are those of now: an old copy of the server's database may show those of then."""
+        return key[0] not in self.went_back or key in self._told
 
     def server_ms(self, now: float) -> int | None:
         """The time by the server's clock, carried on while it is not heard; None when it was never heard."""
@@ -201,12 +209,19 @@ class Mirror:
         older = not another and (found["seq"] < self.seq or self._unknown_to(starts))
         self._changed = self._changed or another or older
         went_back = {}
-        for name, master in masters.items():
-            if older or (another and master.reported_at is not None):  # what it says of reports may be long past
-                went_back[name] = Doubt(now, master.reported_at)
-            elif not another and (doubt := self._doubt(name, master.reported_at, now)):
+        self._heard_of |= masters.keys()
+        for name in sorted(self._heard_of):  # also those that it does not name now: they may be deactivated in a backup
+            reported_at = masters[name].reported_at if name in masters else None
+            if older or (another and (reported_at is not None or name not in masters)):
+                went_back[name] = Doubt(now, reported_at)  # what it says of reports may be long past
+            elif not another and name not in masters and name in self.went_back:
+                went_back[name] = self.went_back[name]
+            elif not another and (doubt := self._doubt(name, reported_at, now)):
                 went_back[name] = doubt
         self.went_back = went_back
+        if another or older:
+            self._told = set()
+        self._told = {key for key in self._told if key[0] in went_back and key in trades}
         # The time at the sender is not in the book; keep what an earlier message said.
         for key, held in trades.items():
             before = self.trades.get(key)
@@ -255,6 +270,8 @@ class Mirror:
             key = (held.trade.master, *held.trade.key)
             self.trades[key] = held
             self._closed.discard(key)  # it is there again: what was said before no longer counts
+            if key[0] in self.went_back:
+                self._told.add(key)
         self._server_clock = clock
         self.seq = found["seq"]
         return False
@@ -284,11 +301,13 @@ class Mirror:
     def _doubt(self, name: str, reported_at: int | None, now: float) -> Doubt | None:
         """What is left of the doubt about a master, when this is its last report. A first one to a database that took
         the place of another begins a doubt, and so does one that was taken back (other masters may have moved the
-        number on meanwhile)."""
+        number on meanwhile). When the server names a doubted master again that it has not named for a while, its last
+        report is none that was made since."""
         known = self.masters.get(name)
         first = self._changed and known is not None and known.reported_at is None and reported_at is not None
         back = known is not None and (known.reported_at or 0) > (reported_at or 0)
-        if first or back:
+        named_again = known is None and name in self.went_back
+        if first or back or named_again:
             return Doubt(now, reported_at)
         doubt = self.went_back.get(name)
         return doubt and doubt.after(reported_at, now)

@@ -117,6 +117,50 @@ def test_a_close_of_a_trade_entered_by_hand_is_carried_out_after_the_database_wa
     assert follower.positions == []
 
 
+@pytest.mark.parametrize("restarted", [False, True], ids=["running", "started again"])
+@pytest.mark.parametrize("then", ["1.00", "0.40"], ids=["more", "fewer"])
+def test_the_lots_of_a_restored_database_are_not_followed_until_the_trade_is_told(
+    follower: Follower, then: str, restarted: bool
+) -> None:
+    """The copy began with 0.7 of the master's lots. The backup shows the lots of before, which are no growth and no
+    partial close; when the sender puts them right that is none either."""
+    trade = follower.master_opens(position(1, volume="0.70", initial_volume=D("1.00")))
+    follower.look()
+    assert follower.volumes == [0.7]
+    follower.disconnects()
+    follower.server_seq = 0
+    follower.book[trade.master, *trade.key] = replace(trade, volume=D(then), opened_at=1)
+    if restarted:
+        follower.restart()
+    follower.sends_book()
+    follower.passes(3)
+    follower.master_closes(trade, remaining="0.70")
+    follower.passes(3)
+    assert follower.volumes == [0.7]
+    assert follower.opened() == 1
+    follower.master_closes(trade, remaining="0.35")
+    follower.passes(3)
+    assert follower.volumes == [0.35], "what is told is followed, also while the rest is in doubt"
+
+
+def test_a_master_who_was_deactivated_in_the_backup_closes_nothing_when_he_is_active_again(follower: Follower) -> None:
+    follower.master_opens(position(1))
+    follower.look()
+    follower.disconnects()
+    master = follower.masters.pop(MASTER)
+    follower.book.clear()
+    follower.server_seq = 0
+    follower.sends_book()
+    follower.passes(20)
+    follower.restart()
+    follower.sends_book()
+    follower.passes(20)
+    follower.masters[MASTER] = master  # as long past as the backup
+    follower.sends_book()
+    follower.passes(5)
+    assert follower.volumes == [0.1]
+
+
 def test_a_restored_database_whose_number_has_overtaken_ours_closes_nothing(follower: Follower) -> None:
     follower.masters[MASTER]["reported_at"] = 1000
     follower.disconnects()

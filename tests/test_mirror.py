@@ -284,6 +284,39 @@ def test_a_database_that_went_back_in_time_is_believed_again_when_the_master_has
     assert mirror.speaks_for(("berta", Kind.POSITION, 99), source, "e1")
 
 
+def test_a_master_who_is_deactivated_in_a_backup_is_not_believed_when_it_names_him_again(mirror: Mirror) -> None:
+    mirror.apply(book(7, masters={}), NOW)
+    mirror.apply(book(7, masters={}), NOW + 10)
+    mirror.apply(book(7, masters={"anna": 90}), LATER + 1)  # activated again, and has not reported since
+    assert not mirror.speaks_for(HER, Source.TERMINAL, "e1")
+    mirror.apply(about("anna", 120), LATER + 5)
+    assert not mirror.speaks_for(HER, Source.TERMINAL, "e1")
+    mirror.apply(about("anna", 130), LATER + PATIENCE_S + 5)
+    assert mirror.speaks_for(HER, Source.TERMINAL, "e1")
+
+
+def test_he_is_not_believed_by_a_copier_that_was_started_meanwhile_either() -> None:
+    mirror = Mirror("e1", 10, "a", ["anna"])  # of whom there are copies
+    mirror.apply(book(7, masters={}), NOW)
+    mirror.apply(book(7, masters={"anna": 90}), LATER + 1)
+    assert not mirror.speaks_for(HER, Source.TERMINAL, "e1")
+
+
+def test_the_lots_of_a_doubted_book_are_those_of_then_until_the_trade_is_told(mirror: Mirror) -> None:
+    assert mirror.believed(HER)
+    mirror.apply(book(7, trade(), trade(2)), NOW)
+    assert not mirror.believed(HER)
+    mirror.apply(change("close", 8, 7, trade(volume=D("0.10")), remaining=0.1), NOW + 1)
+    assert mirror.believed(HER)
+    assert not mirror.believed(("anna", Kind.POSITION, 2))
+    mirror.apply(book(8, trade(volume=D("0.10")), trade(2)), NOW + 5)  # of the same database
+    assert mirror.believed(HER)
+    mirror.apply(book(6, trade()), NOW + 6)  # another backup
+    assert not mirror.believed(HER)
+    mirror.apply(about("anna", 130), NOW + 6 + PATIENCE_S)
+    assert mirror.believed(HER)
+
+
 def test_going_back_is_noticed_over_a_restart_of_the_copier() -> None:
     mirror = Mirror(last_epoch="e1", last_seq=10)
     mirror.apply(book(9), NOW)

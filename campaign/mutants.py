@@ -60,7 +60,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             (
                 "trader.py",
-                "case Verdict.UNKNOWN:\n                self._ledger.record(replace(copy, order=outcome.order))",
+                "case Verdict.UNKNOWN:\n                self._ledger.keep(replace(copy, order=outcome.order))",
                 "case Verdict.UNKNOWN:\n                self._ledger.withdraw(copy)",
             ),
         ),

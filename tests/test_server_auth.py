@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import http.client
 import json
 import re
 import sqlite3
@@ -278,13 +279,16 @@ def test_a_signal_does_not_wait_for_log_ins(
     monkeypatch.setattr(auth, "check_password_hash", hanging)
     statuses: list[int] = []
 
-    def log_in() -> None:
-        import requests
+    def log_in(address: str) -> None:
+        body = json.dumps({"username": f"user_at_{address}", "password": "wrong horse"})
+        host = server.url.partition("://")[2]
+        with contextlib.closing(
+            http.client.HTTPConnection(host, timeout=30, source_address=(address, 0))
+        ) as connection:
+            connection.request("POST", "/token", body)
+            statuses.append(connection.getresponse().status)
 
-        credentials = {"username": "master_user", "password": "wrong horse"}
-        statuses.append(requests.post(server.url + "/token", json=credentials, timeout=30).status_code)
-
-    threads = [threading.Thread(target=log_in, daemon=True) for _ in range(4)]
+    threads = [threading.Thread(target=log_in, args=(f"127.0.2.{n + 1}",), daemon=True) for n in range(50)]
     for thread in threads:
         thread.start()
     assert entered.wait(10)
@@ -292,7 +296,7 @@ def test_a_signal_does_not_wait_for_log_ins(
     go_on.set()
     for thread in threads:
         thread.join(20)
-    assert statuses == [401] * 4
+    assert statuses == [401] * 50
 
 
 # --- the brake -------------------------------------------------------------------------------------------------------
@@ -459,6 +463,49 @@ def test_too_many_wrong_passwords_are_429_before_any_hashing(server: Serving, mo
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_attempts")
         assert int(answer.headers["Retry-After"]) >= 1
     assert server.call("GET", "/health").status_code == 200
+
+
+def test_guessing_side_by_side_keeps_the_rightful_user_out_at_no_other_address(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.user("client_user")
+    looked_at: list[str] = []
+
+    def checked(_hashed: str, plain: str) -> bool:
+        looked_at.append(plain)
+        return plain == PASSWORD
+
+    monkeypatch.setattr(auth, "check_password_hash", checked)
+
+    def log_in(password: str, address: str) -> int:
+        body = json.dumps({"username": "client_user", "password": password})
+        host = server.url.partition("://")[2]
+        with contextlib.closing(
+            http.client.HTTPConnection(host, timeout=30, source_address=(address, 0))
+        ) as connection:
+            connection.request("POST", "/token", body)
+            return connection.getresponse().status
+
+    assert log_in(PASSWORD, "127.0.0.9") == 200
+    looked_at.clear()
+    statuses: list[int] = []
+
+    def guess(address: str) -> None:
+        statuses.extend(log_in("wrong horse", address) for _ in range(10))
+
+    threads = [threading.Thread(target=guess, args=("127.0.0.2",), daemon=True) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert (statuses.count(401), statuses.count(429)) == (len(looked_at), 100 - len(looked_at)) == (5, 95)
+    assert log_in(PASSWORD, "127.0.0.2") == 429  # also the right one, or it would tell that it is right
+    assert log_in(PASSWORD, "127.0.0.3") == 200
+    for number in range(20):
+        guess(f"127.0.1.{number}")
+    assert len(looked_at) == 5 + 1 + 5  # ten a minute for the account, wherever the guesses come from
+    assert log_in(PASSWORD, "127.0.0.4") == 429
+    assert log_in(PASSWORD, "127.0.0.9") == 200  # where he has logged in before
 
 
 def test_too_many_registrations_are_429_before_any_hashing(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:

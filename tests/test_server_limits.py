@@ -136,9 +136,36 @@ def test_a_tls_handshake_has_the_deadline_of_a_request(
         silent = [held_open.enter_context(connected(server)) for _ in range(50)]
         half = held_open.enter_context(connected(server))
         half.sendall(b"\x16\x03\x01\x02\x00\x01")  # a record of 512 bytes begins
+        trusting = ssl.create_default_context(cafile=str(certificate[0]))
+        greeted = [
+            held_open.enter_context(trusting.wrap_socket(connected(server), server_hostname="localhost"))
+            for _ in range(20)  # which finish the handshake and then say nothing
+        ]
         assert answers(server)
-        assert all(is_over(connection) for connection in (*silent, half))
+        assert all(is_over(connection) for connection in (*silent, half, *greeted))
         assert answers(server)
+
+
+def test_many_slow_requests_keep_nobody_from_being_answered(server: Serving, held_open: contextlib.ExitStack) -> None:
+    master = server.user("master_user", "master")
+    listening = server.user("client_user").listen().joined()
+    slow = [held_open.enter_context(connected(server)) for _ in range(150)]
+    for number, connection in enumerate(slow):
+        connection.sendall(
+            (
+                b"",
+                b"POST /token HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+                b"POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n{",
+            )[number % 3]
+        )
+    for number in range(20):
+        server.session.close()  # each request over a connection of its own, behind all of these
+        master.post("/signal/broadcast", ORIGINAL_SIGNAL)
+        assert listening.next("signal")["seq"] == number + 1
+    for connection in slow:  # and none of them was ended to make room
+        connection.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            connection.recv(1)
 
 
 # --- too many connections --------------------------------------------------------------------------------------------

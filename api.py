@@ -149,6 +149,10 @@ class Api:
         self._brake = Brake(store)
         self.answered: Counter[int] = Counter()  # requests by status
 
+    def end(self) -> None:
+        """Give up log-ins that wait for their turn."""
+        self._passwords.close()
+
     # --- who is calling ----------------------------------------------------------------------------------------------
 
     def user_of(self, token: str) -> tuple[User, Token] | None:

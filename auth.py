@@ -10,18 +10,23 @@ import os
 import random
 import re
 import secrets
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import jwt
 from werkzeug.security import check_password_hash, generate_password_hash
 
+import windows
 from db import Store, Unusable
 from records import Attempted, Limit, User
 from signals import Check
+
+Result = TypeVar("Result")
 
 ALGORITHM: Final = "HS256"
 SECRET_BYTES: Final = 32
@@ -29,6 +34,7 @@ COMMON_PASSWORDS: Final = Path(__file__).resolve().parent / "common_passwords.tx
 HASH_METHOD: Final = "scrypt:32768:8:3"  # some 260 ms and 32 MiB each
 HASHES_AT_ONCE: Final = 2
 HASH_PATIENCE_S: Final = 10.0
+LOWER_PRIORITY: Final = 10  # how much nicer than the rest the threads that hash are
 SHORTEST_LIFE: Final = 0.8  # of the longest that a token lives
 
 WRONG_PASSWORDS: Final = (
@@ -67,25 +73,31 @@ class Busy(Exception):
 
 
 class Passwords:
-    """Makes and checks password hashes, few at a time: a flood of log-ins must leave the processor to the others."""
+    """Makes and checks password hashes, few at a time and when nobody else wants the processor: a flood of log-ins must
+    leave it to the signals."""
 
     def __init__(self, method: str = HASH_METHOD) -> None:
         self._method = method
-        self._turns = threading.BoundedSemaphore(HASHES_AT_ONCE)
+        self._threads = ThreadPoolExecutor(HASHES_AT_ONCE, "passwords", let_others_go_first)
 
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        if not self._turns.acquire(timeout=HASH_PATIENCE_S):
-            raise Busy
+    def close(self) -> None:
+        """Leave undone what waits: whoever asked for it is told `Busy`."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _in_turn(self, work: Callable[[], Result]) -> Result:
         try:
-            yield
-        finally:
-            self._turns.release()
+            turn = self._threads.submit(work)
+        except RuntimeError as error:  # closed
+            raise Busy from error
+        try:
+            return turn.result(HASH_PATIENCE_S)
+        except (TimeoutError, CancelledError) as error:
+            turn.cancel()
+            raise Busy from error
 
     def hashed(self, plain: str) -> str:
         """Raises `Busy`."""
-        with self._turn():
-            return generate_password_hash(plain, self._method)
+        return self._in_turn(lambda: generate_password_hash(plain, self._method))
 
     def is_outdated(self, user: User) -> bool:
         """Whether the hash was not made with the work that is asked for today."""
@@ -93,8 +105,17 @@ class Passwords:
 
     def fits(self, user: User | None, plain: str) -> bool:
         """Whether this is the user's password; for None it never is, after the same time. Raises `Busy`."""
-        with self._turn():
-            return check_password_hash(user.password if user else nobodys_hash(), plain) and user is not None
+        stored = user.password if user else nobodys_hash()
+        return self._in_turn(lambda: check_password_hash(stored, plain)) and user is not None
+
+
+def let_others_go_first() -> None:
+    """Lower the priority of the thread that calls this, where the system has one for each thread."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # not allowed where somebody has locked this process in: then as it was
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + LOWER_PRIORITY)
+    elif sys.platform == "win32":
+        windows.lower_priority()
 
 
 @dataclass(frozen=True, slots=True)

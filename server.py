@@ -194,6 +194,7 @@ def serve(options: argparse.Namespace) -> int:
             most_websockets=most_websockets(),
         )
         app = create_app(store, hub, settings, time, sockets)
+        taken_down.callback(app.extensions["api"].end)
         most_from_address = None if options.behind_proxy else options.per_address
         try:
             server = WebServer(

@@ -1,4 +1,5 @@
-"""What only Windows has: a console that belongs to the program alone, the closing of its window, Notepad."""
+"""What only Windows has: a console that belongs to the program alone, the closing of its window, Notepad, the priority
+of a thread."""
 
 from __future__ import annotations
 
@@ -46,6 +47,15 @@ def takes_escape_sequences() -> bool:
         kernel32.GetConsoleMode(output, ctypes.byref(mode))
         and kernel32.SetConsoleMode(output, mode.value | processed | wrap | escapes)
     )
+
+
+def lower_priority() -> None:
+    """Of the thread that calls this: others that want the processor get it first."""
+    if sys.platform == "win32":
+        import ctypes
+
+        below_normal = -1
+        ctypes.windll.kernel32.SetThreadPriority(ctypes.windll.kernel32.GetCurrentThread(), below_normal)
 
 
 _kept: list[Any] = []  # what Windows calls must not be collected

@@ -4,8 +4,10 @@ import base64
 import contextlib
 import http.client
 import json
+import os
 import re
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -264,6 +266,71 @@ def test_at_most_two_hashes_are_computed_at_once(monkeypatch: pytest.MonkeyPatch
     for thread in threads:
         thread.join(10)
     assert most == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's and Windows'")
+def test_whoever_hashes_lets_everything_else_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    seen: list[int] = []
+    monkeypatch.setattr(
+        auth,
+        "check_password_hash",
+        lambda _hashed, _plain: seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())),
+    )
+    Passwords().fits(None, "x")
+    assert seen.pop() == min(19, ours + auth.LOWER_PRIORITY)
+
+    def not_allowed(*_arguments: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", not_allowed)
+    Passwords().fits(None, "x")
+    assert seen == [ours]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == ours
+
+
+def test_log_ins_that_wait_for_their_turn_do_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, entered = threading.Event(), threading.Semaphore(0)
+
+    def hanging(_hashed: str, _plain: str) -> bool:
+        entered.release()
+        return go_on.wait(20)
+
+    monkeypatch.setattr(auth, "check_password_hash", hanging)
+    passwords = Passwords()
+    busy = threading.Semaphore(0)
+
+    def log_in() -> None:
+        try:
+            passwords.fits(None, "x")
+        except Busy:
+            busy.release()
+
+    threads = [threading.Thread(target=log_in, daemon=True) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for _ in range(2):
+        assert entered.acquire(timeout=10)
+    passwords.close()
+    for _ in range(4):
+        assert busy.acquire(timeout=5)
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    with pytest.raises(Busy):
+        passwords.hashed("x")
+
+
+def test_a_log_in_that_waits_too_long_for_its_turn_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(auth, "check_password_hash", lambda _hashed, _plain: go_on.wait(20))
+    monkeypatch.setattr(auth, "HASH_PATIENCE_S", 0.05)
+    passwords = Passwords()
+    for _ in range(4):
+        with pytest.raises(Busy):
+            passwords.fits(None, "x")
+    go_on.set()
+    passwords.close()
 
 
 def test_a_signal_does_not_wait_for_log_ins(

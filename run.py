@@ -37,6 +37,7 @@ from typing import NamedTuple, NoReturn
 ROOT = Path(__file__).resolve().parent
 RUNTIME = ("requirements.txt",)
 DEVELOPMENT = ("requirements.txt", "requirements-dev.txt")
+BUILD = ("requirements.txt", "requirements-build.txt")
 
 ARGS = "{arguments}"  # stands in a command where the arguments after the task's name go
 
@@ -80,6 +81,11 @@ TASKS = {
         "take rules out of the program one at a time; the trials must notice: mutate faults",
         DEVELOPMENT,
         (("-m", "campaign.mutate", ARGS),),
+    ),
+    "build": Task(
+        "build sender.exe, copier.exe and server.exe into dist/ (build --help; on Linux it needs Wine)",
+        BUILD,
+        (("packaging/build.py", ARGS),),
     ),
     "lint": Task(
         "check style and types",
@@ -200,7 +206,7 @@ def make_ready(venv: Path, root: Path, needs: tuple[str, ...]) -> None:
         create(venv)
     # As long as this file is there, the environment was not finished: the next run begins anew.
     unfinished.touch()
-    for level in (RUNTIME, DEVELOPMENT):
+    for level in (RUNTIME, DEVELOPMENT, BUILD):
         if not is_stamped(venv, root, level):
             stamp_of(venv, level).unlink(missing_ok=True)
     say(f"Installing the packages of {needs[-1]} (needs the network, only this once) ...")
@@ -208,7 +214,7 @@ def make_ready(venv: Path, root: Path, needs: tuple[str, ...]) -> None:
     if not succeeded:
         unfinished.unlink()  # pip ended by itself: it puts nothing in place before it has everything
         raise Problem(explain_pip(output))
-    for level in (RUNTIME, DEVELOPMENT):
+    for level in (RUNTIME, DEVELOPMENT, BUILD):
         if set(level) <= set(needs):
             stamp_of(venv, level).write_bytes(wanted_stamp(root, level))
     unfinished.unlink()

@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import getpass
 import logging
+import logging.handlers
 import os
 import re
 import secrets
@@ -31,6 +32,7 @@ from typing import Any, Final
 from api import Registration, Settings, create_app
 from auth import PASSWORD, Passwords, network_of, read_secret
 from config import is_loopback
+from console import LOG_BYTES, LOG_FILES
 from db import NameTaken, Store, Unavailable, Unusable, hold
 from hub import Hub
 from records import Role
@@ -51,6 +53,7 @@ USER_PASSWORD = "AIBOT_USER_PASSWORD"  # noqa: S105
 WRONG_USE = 2
 MOST_WEBSOCKETS: Final = 10_000
 FILES_OF_OURS: Final = 64
+LOG_LINE: Final = "%(asctime)s %(levelname)-7s %(message)s"
 SECRETS: Final = re.compile(
     r"eyJ[\w-]{8,}\.[\w-]*\.[\w-]*"  # a token
     r"|(?P<name>(?i:bearer\s+|\"?(?:password|access_token|authorization)\"?\s*[:=]\s*\"?(?:bearer\s+)?))"
@@ -61,8 +64,11 @@ SECRETS: Final = re.compile(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     options = parser().parse_args(argv)
+    os.umask(0o077)  # whatever is made here is its owner's alone
     set_up_logging(options.quiet or options.command is not None, options.verbose)
     try:
+        if options.log is not None:
+            log_to_file(options.log)
         return {
             "adduser": add_user,
             "passwd": change_password,
@@ -109,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
         default=MOST_FROM_ADDRESS,
         help="connections, and WebSockets, that one address may hold (default: %(default)s)",
     )
+    main_parser.add_argument("--log", metavar="FILE", help="write the log there too; begun anew at 10 MB, 5 are kept")
     main_parser.add_argument("--quiet", action="store_true", help="show warnings and errors only")
     main_parser.add_argument("--verbose", action="store_true", help="show everything, heartbeats too")
     commands = main_parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -155,9 +162,29 @@ def redacted(text: str) -> str:
 
 def set_up_logging(quiet: bool, verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.setFormatter(OneLine(LOG_LINE))
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def log_to_file(path: str) -> None:
+    """Raises `Unusable`."""
+    try:
+        owners_alone(Path(path))
+        handler = logging.handlers.RotatingFileHandler(
+            path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace"
+        )
+    except OSError as error:
+        raise Unusable(f"the log {path} cannot be written: {error.strerror}") from error
+    handler.setFormatter(OneLine(LOG_LINE))
+    logging.getLogger().addHandler(handler)
+
+
+def owners_alone(path: Path) -> None:
+    """Take the rights of others away from a file of secrets, as a copy that was put back may have. Raises `OSError`."""
+    if sys.platform != "win32" and path.exists() and path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+        log.warning("%s could be read by others on this computer; that is over now", path)
 
 
 # --- serving ---------------------------------------------------------------------------------------------------------
@@ -174,6 +201,11 @@ def serve(options: argparse.Namespace) -> int:
     failed = threading.Event()
     with contextlib.ExitStack() as taken_down:
         taken_down.enter_context(hold(database.with_name(database.name + ".lock")))
+        for file in (database, database.with_name(database.name + "-wal"), database.with_suffix(".secret")):
+            try:
+                owners_alone(file)
+            except OSError as error:
+                raise Unusable(f"{file} can be read by others, and that cannot be changed: {error.strerror}") from error
         secret = read_secret(database.with_suffix(".secret"))
         store = Store(database, time)
         taken_down.callback(store.close)

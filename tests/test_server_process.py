@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import logging
+import logging.handlers
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +26,7 @@ from secrets_kit import assert_no_secrets, secrets_in
 from server_kit import ORIGINAL_SIGNAL, PASSWORD
 
 from config import is_loopback
-from server import SECRETS, OneLine, most_websockets, redacted
+from server import SECRETS, OneLine, log_to_file, most_websockets, redacted
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVER = str(ROOT / "server.py")
@@ -147,6 +149,43 @@ def test_secret_and_database_are_the_owners_alone(start: Callable[..., Process],
     for name in ("server.db", "server.secret"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     assert len((tmp_path / "server.secret").read_bytes()) == 32
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX rights")
+def test_files_that_others_could_read_are_taken_back(start: Callable[..., Process], tmp_path: Path) -> None:
+    start("--log", "server.log").kill()
+    files = [tmp_path / name for name in ("server.db", "server.secret", "server.log")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+    for path in files:
+        path.chmod(0o644)
+    server = start("--log", "server.log")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+    assert len([line for line in server.lines if "could be read by others" in line]) == 3
+
+
+def test_the_log_goes_to_a_file_too(start: Callable[..., Process], tmp_path: Path) -> None:
+    server = start("--log", "server.log")
+    server.call("GET", "/nothing", None)
+    server.kill()
+    written = (tmp_path / "server.log").read_text(encoding="utf-8")
+    assert "GET /nothing 404 - 127.0.0.1" in written
+    assert set(written.splitlines()) <= {line.rstrip("\n") for line in server.lines}
+    done = command(tmp_path, "--log", str(tmp_path / "no" / "server.log"))
+    assert (done.returncode, "server.log cannot be written: No such file" in done.stderr) == (1, True)
+
+
+def test_what_a_rotated_log_keeps_is_limited() -> None:
+    handlers = logging.getLogger().handlers[:]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            log_to_file(f"{folder}/server.log")
+            [added] = [found for found in logging.getLogger().handlers if found not in handlers]
+            assert isinstance(added, logging.handlers.RotatingFileHandler)
+            assert (added.maxBytes, added.backupCount) == (10_000_000, 5)
+            assert isinstance(added.formatter, OneLine)
+            added.close()
+    finally:
+        logging.getLogger().handlers[:] = handlers
 
 
 def test_a_token_outlives_a_restart_and_not_the_secret(start: Callable[..., Process], tmp_path: Path) -> None:

@@ -87,6 +87,11 @@ TASKS = {
         BUILD,
         (("packaging/build.py", ARGS),),
     ),
+    "bench": Task(
+        "measure: bench (all, a short version), bench --full, bench fanout, stalled, soak, latency, growth, attack",
+        RUNTIME,
+        (("-m", "bench", ARGS),),
+    ),
     "lint": Task(
         "check style and types",
         DEVELOPMENT,

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import select
 import shutil
 import socket
 import sqlite3
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import jwt
+import requests
 
 from auth import read_secret
 from db import Store
@@ -43,14 +45,39 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """Something that must not be more than `most`."""
+
+    what: str
+    most: float
+    found: float | None  # None = not measured
+    unit: str
+    why_not: str = ""  # it was not measured
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.found is None else self.found <= self.most
+
+    def row(self) -> str:
+        not_measured = f"not measured: {self.why_not or 'not asked for'}"
+        verdict = {True: "met", False: "**not met**", None: not_measured}[self.met]
+        found = "" if self.found is None else f"{self.found:.3g} {self.unit}"
+        return f"| {self.what} | at most {self.most:g} {self.unit} | {found} | {verdict} |"
+
+
 def machine() -> str:
     """What this computer is, for the page of results."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
         name = found[1] if found else name
-    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
-    return f"{os.cpu_count()} cores of {name}, {system}"
+    memory = ""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"
+    kernel = platform.release().partition("-")[0]  # what follows it may be the name of somebody's own build
+    python = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    return f"{os.cpu_count()} cores of {name}{memory}, {platform.system()} {kernel}, {python}"
 
 
 def load() -> float:
@@ -70,6 +97,7 @@ class Running:
     websocket_port: int
     master: str = field(repr=False)  # tokens
     followers: list[str] = field(repr=False)
+    start_s: float = 0.0  # from the start of the process until it listened
 
     def cpu_s(self) -> float:
         with contextlib.suppress(OSError):
@@ -101,12 +129,18 @@ def started(
         deadline = time.monotonic() + 120
         while not (found := re.search(rb"listen\w* on (.*)$", log.read_bytes(), re.MULTILINE)):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise NotHere(f"{command[-1]} does not listen: {log.read_text(errors='replace')[-500:]}")
+                raise NotHere(f"{Path(command[0]).name} does not listen: {what_failed(log)}")
             time.sleep(0.02)
         yield process, [int(port) for port in re.findall(rb"(?:^|[: ])(\d+)(?= |$)", found[1])]
     finally:
         process.kill()
         process.wait()
+
+
+def what_failed(log: Path) -> str:
+    """The line of what a process wrote that says why it ended."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "it said nothing")
 
 
 @contextlib.contextmanager
@@ -146,10 +180,12 @@ def server(followers: int, *options: str, before: Any = None) -> Iterator[Runnin
         if before is not None:
             before(path)
         command = [sys.executable, str(ROOT / "server.py"), "--port", "0", "--database", str(path)]
+        began = time.monotonic()
         with started([*command, "--per-address", "100000", *options], place / "server.log") as (process, ports):
-            yield Running(process, ports[0], ports[0], master, clients)
+            yield Running(process, ports[0], ports[0], master, clients, time.monotonic() - began)
 
 
+HOW_TO_INSTALL: Final = "pip install -r bench/requirements.txt; in bench/peers: npm install ws"
 PEERS: Final = {
     "websockets": [sys.executable, str(BENCH / "peers" / "websockets_peer.py")],
     "aiohttp": [sys.executable, str(BENCH / "peers" / "aiohttp_peer.py")],
@@ -168,8 +204,14 @@ def peer(name: str, followers: int) -> Iterator[Running]:
         if name == "C, epoll":
             command = [str(compiled(BENCH / "peers" / "epoll.c"))]
         elif shutil.which(command[0]) is None:
-            raise NotHere(f"there is no {command[0]}")
-        with started([*command, "0"], place / "peer.log", BENCH_SECRET=secret.hex()) as (process, ports):
+            raise NotHere(f"there is no {command[0]} on this computer")
+        with contextlib.ExitStack() as running:
+            try:
+                process, ports = running.enter_context(
+                    started([*command, "0"], place / "peer.log", BENCH_SECRET=secret.hex())
+                )
+            except NotHere as error:
+                raise NotHere(f"{error} (to install it: {HOW_TO_INSTALL})") from error
             yield Running(process, ports[0], ports[-1], token(secret, 1), [token(secret, 2)] * followers)
 
 
@@ -182,12 +224,17 @@ def compiled(source: Path) -> Path:
     if source not in _compiled:
         compiler = shutil.which("cc") or shutil.which("gcc")
         if compiler is None or sys.platform != "linux":
-            raise NotHere("there is no C compiler, or this is not Linux")
+            raise NotHere("it needs a C compiler (cc or gcc) and Linux")
         target = Path(_programs.name) / source.stem
-        subprocess.run([compiler, "-O2", "-o", str(target), str(source)], check=True)
+        built = subprocess.run([compiler, "-O2", "-o", str(target), str(source)], capture_output=True, text=True)
+        if built.returncode != 0:
+            raise NotHere(f"{source.name} cannot be compiled: {built.stderr.strip().splitlines()[-1]}")
         _compiled[source] = target
     return _compiled[source]
 
+
+PATIENCE_S: Final = 60
+SETTLED_S: Final = 0.5  # a server may count a follower in only after it has answered the handshake
 
 # --- followers and posts ---------------------------------------------------------------------------------------------
 
@@ -209,19 +256,21 @@ class Followers:
             [str(compiled(BENCH / "clients.c")), str(running.websocket_port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,
         )
-        for one in tokens:
-            self._ask(f"connect {one}", b"connected")
+        self.connect(*tokens)
 
-    def _ask(self, line: str, answer: bytes) -> None:
+    def _ask(self, line: str, answer: bytes) -> list[int]:
         to: IO[bytes] | None = self._process.stdin
         assert to is not None
         to.write(line.encode() + b"\n")
         to.flush()
-        self._said(answer)
+        return self._said(answer)
 
     def _said(self, word: bytes) -> list[int]:
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], PATIENCE_S)[0]:
+            raise RuntimeError(f"the followers did not say {word.decode()!r} for {PATIENCE_S} s: a message is missing")
         said = self._process.stdout.readline()
         if not said.startswith(word):
             raise RuntimeError(f"the followers ended: {said!r}")
@@ -234,12 +283,30 @@ class Followers:
         """Of the next signal, once the last follower has it."""
         return Arrival(*self._said(b"round"))
 
+    def connect(self, *tokens: str) -> None:
+        for one in tokens:
+            self._ask(f"connect {one}", b"connected")
+        time.sleep(SETTLED_S)
+
+    def connect_all(self, tokens: Sequence[str]) -> Arrival:
+        """All at once; when the first, the median and the last had its first message, in ns from the beginning."""
+        for one in tokens:
+            self._ask(f"later {one}", b"later")
+        return Arrival(*self._ask("all", b"all"))
+
     def stall_last(self) -> None:
         self._ask("stall", b"stalled")
 
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
+
+
+def connections(running: Running) -> int:
+    """How many clients the server says are connected."""
+    answer = requests.get(f"http://127.0.0.1:{running.port}/metrics", timeout=60)
+    found = re.search(r'aibot_connections\{role="client"\} (\d+)', answer.text)
+    return int(found[1]) if found else 0
 
 
 class Poster:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.rig import Followers, Poster, machine, percentile, server
+from bench.rig import Followers, Goal, Poster, machine, percentile, server
 
 
 @dataclass
@@ -22,6 +22,10 @@ class Soak:
         """Of the memory, from the first tenth of the time, when caches have filled, to the end."""
         begun = [kib for at, kib, _ in self.memory if at >= self.minutes * 6]
         return (begun[-1] / begun[0] - 1) * 100
+
+    def goals(self) -> list[Goal]:
+        what = f"memory after {self.minutes:g} minutes of 20 signals a second to 50 followers: growth"
+        return [Goal(what, 5, self.growth_percent, "%")]
 
     def lines(self) -> list[str]:
         _, first, threads = self.memory[0]

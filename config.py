@@ -171,6 +171,13 @@ def api_settings(section: Section, environ: Mapping[str, str], folder: Path) -> 
     plain = section.flag("allow_plain_http", default=False)
     url = section.address("url", {"http": False, "https": True}, plain)
     ws_url = section.address("ws_url", {"ws": False, "wss": True}, plain, default=re.sub("^http", "ws", url))
+    good = section.is_good("url") and section.is_good("ws_url")
+    if good and is_loopback(urlsplit(ws_url).hostname or "") and not is_loopback(urlsplit(url).hostname or ""):
+        section.wrong(
+            "ws_url",
+            "it is an address of this computer, and url is not",
+            f"Write {re.sub('^http', 'ws', url)}, or take the line out: that is what holds without it",
+        )
     ca_file = section.optional_text("ca_file", "the name of a certificate file (.crt or .pem)")
     if ca_file is not None:
         ca_file = str(folder / ca_file)

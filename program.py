@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,9 +31,9 @@ from keyboard import Keyboard
 from ledger import LedgerError, WrongLedger
 from screen import Screen
 from settings_file import ConfigError, Mistake
-from supervisor import CANNOT_START, Command, Supervisor, own_command, settings_line
+from supervisor import CANNOT_START, STOPPED, Command, Supervisor, own_command, settings_line
 from version import VERSION
-from windows import is_frozen, on_end, open_in_editor, own_console, takes_escape_sequences
+from windows import is_frozen, on_end, open_in_editor, own_console, takes_escape_sequences, wait_for_enter
 from worker import Channel, ToChannel, Worker
 
 WRONG_SETTINGS: Final = 2
@@ -101,6 +102,11 @@ def main(program: Program[S], arguments: list[str] | None = None) -> int:
             code = start(program, config, once, person=person, given=options.config is not None, check=options.check)
     except KeyboardInterrupt:  # before the work began
         return 0
+    except Exception:  # a defect, whose words must not vanish with the window
+        if not person:
+            raise
+        traceback.print_exc()
+        code = STOPPED
     if person and (code or options.check or options.install_startup or options.remove_startup):
         wait_for_enter("close this window")
     return code
@@ -165,15 +171,6 @@ def supervise(program: Program[S], command: list[str], once: list[str], content:
         ended.set()
 
 
-def wait_for_enter(why: str) -> bool:
-    """Whether Enter came; False when the keyboard is gone."""
-    try:
-        input(f"\nPress Enter to {why}. ")
-    except (OSError, EOFError):
-        return False
-    return True
-
-
 # --- the settings ----------------------------------------------------------------------------------------------------
 
 
@@ -184,7 +181,7 @@ def settings_of(program: Program[S], config: Path, *, person: bool, given: bool)
     """
     if not given and not config.exists():
         config.write_bytes(Path(program.script).with_name(program.config).read_bytes())
-        print(f"This is the first start: an example of the settings was written,\n  {config}\nFill in in it:")
+        print(f"This is the first start: an example of the settings was written,\n  {config}\nFill in there:")
         print("\n".join(f"  {line}" for line in program.fill_in))
         print("Save it" + (" in the window that has opened." if person else ", and start this program again."))
         open_in_editor(config)

@@ -92,6 +92,11 @@ TASKS = {
         RUNTIME,
         (("-m", "bench", ARGS),),
     ),
+    "windows-test": Task(
+        "build the executables and try them under Wine (on Linux)",
+        BUILD,
+        (("packaging/windows_test.py", ARGS),),
+    ),
     "lint": Task(
         "check style and types",
         DEVELOPMENT,
@@ -138,8 +143,8 @@ def main(arguments: list[str]) -> int:
 
 def usage() -> str:
     """The list of tasks."""
-    lines = [f"  {name:10} {task.words}" for name, task in TASKS.items()]
-    return "\n".join(["python run.py TASK [arguments]", "", *lines, f"  {'help':10} show this list"])
+    lines = [f"  {name:12} {task.words}" for name, task in TASKS.items()]
+    return "\n".join(["python run.py TASK [arguments]", "", *lines, f"  {'help':12} show this list"])
 
 
 def filled(task: Task, python: Path, arguments: list[str]) -> list[list[str]]:

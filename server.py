@@ -39,6 +39,7 @@ from records import Role
 from signals import USERNAME
 from version import VERSION
 from webserver import MOST_CONNECTIONS, MOST_FROM_ADDRESS, CannotListen, WebServer
+from windows import keeping_window_open
 from wire import SocketThreads
 
 __all__ = ["Settings", "create_app", "main"]
@@ -362,4 +363,4 @@ def valid(check: Any, value: str, what: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keeping_window_open(main))

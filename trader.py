@@ -124,7 +124,7 @@ class Trader:
             self._spoken.say(
                 f"stranger {thing.identifier}",
                 f"{thing.action} {thing.volume} {thing.symbol} #{thing.identifier} ({thing.comment!r}) has our magic "
-                "but belongs to no trade that this copier knows: it is not touched",
+                "but belongs to no trade that this copier knows (does another program use this number?): not touched",
                 logging.WARNING,
             )
         for copy in seen.doubt:

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +34,29 @@ def own_console() -> bool:
     # A one-file executable consists of two processes: the first one unpacks, starts the second and waits for it.
     ours = {os.getpid(), os.getppid() if is_frozen() else 0}
     return 0 < count <= len(found) and set(found[:count]) <= ours
+
+
+def wait_for_enter(why: str) -> bool:
+    """Whether Enter came; False when the keyboard is gone."""
+    try:
+        input(f"\nPress Enter to {why}. ")
+    except (OSError, EOFError):
+        return False
+    return True
+
+
+def keeping_window_open(main: Callable[[], int]) -> int:
+    """The exit code of `main`. A window that closes with the program stays until Enter after anything but success."""
+    try:
+        code = main()
+    except Exception:  # a defect, whose words must not vanish with the window
+        if not own_console():
+            raise
+        traceback.print_exc()
+        code = 1
+    if code and own_console():
+        wait_for_enter("close this window")
+    return code
 
 
 def takes_escape_sequences() -> bool:

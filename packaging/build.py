@@ -42,7 +42,7 @@ DATA: Final = (
 STARTS: Final = {
     "sender": "from program import main\nfrom sender import SENDER\nsys.exit(main(SENDER))\n",
     "copier": "from program import main\nfrom run_copier import COPIER\nsys.exit(main(COPIER))\n",
-    "server": "from server import main\nsys.exit(main())\n",
+    "server": "from server import main\nfrom windows import keeping_window_open\nsys.exit(keeping_window_open(main))\n",
 }
 NOT_COMPILED: Final = frozenset(("watchdog",))  # it names functions by their code objects, which compiled ones lack
 
@@ -195,7 +195,15 @@ def imports_of(modules: Iterable[str]) -> list[str]:
     """All that PyInstaller would have seen in their sources, and they themselves."""
     modules = [*modules]
     names = {name for module in modules for name in imported(module)} - {"__future__"}
-    return sorted(name for name in names | {*modules} if name in modules or importlib.util.find_spec(name))
+    return sorted(name for name in names | {*modules} if name in modules or is_installed(name))
+
+
+def is_installed(name: str) -> bool:
+    """Some are for other systems, or for type checkers only."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # its package is not there
+        return False
 
 
 def compiled(modules: Iterable[str], target: Path) -> list[str]:
@@ -217,7 +225,7 @@ def compiled(modules: Iterable[str], target: Path) -> list[str]:
 
 def armoured(modules: Iterable[str], target: Path) -> list[str]:
     """Obfuscate them with PyArmor into `target`; what has to be imported besides."""
-    if importlib.util.find_spec("pyarmor") is None:
+    if not is_installed("pyarmor"):
         raise NotBuilt("PyArmor is not installed: pip install pyarmor==9.2.8 into .venv, and register your licence")
     files = [str(ROOT / f"{name}.py") for name in modules]
     run([sys.executable, "-m", "pyarmor.cli", "gen", "--output", str(target), *files], "PyArmor")

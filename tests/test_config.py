@@ -256,6 +256,15 @@ def test_the_address_of_the_live_signals_follows_from_the_other(tmp_path: Path, 
     assert (api.url, api.ws_url) == (url.rstrip("/"), ws_url)
 
 
+def test_an_address_of_the_live_signals_that_was_forgotten_in_the_example_is_a_mistake(tmp_path: Path) -> None:
+    text = changed("http://127.0.0.1:8000", "https://copier.example.com")
+
+    (mistake,) = mistakes_in(tmp_path, text)
+
+    assert mistake.key == "api.ws_url"
+    assert "wss://copier.example.com" in mistake.hint
+
+
 def test_an_address_of_the_live_signals_may_name_its_path(tmp_path: Path) -> None:
     assert client_from(tmp_path, changed("ws://127.0.0.1:8000", "ws://127.0.0.1:8000/ws")).api.ws_url == (
         "ws://127.0.0.1:8000"

@@ -14,6 +14,7 @@ from chain import ROOT
 
 import program
 import startup
+import windows
 from run_copier import COPIER
 from sender import SENDER
 from settings_file import ConfigError
@@ -164,6 +165,40 @@ def test_a_person_puts_mistakes_right_and_goes_on(
     assert "not closed" in said
     assert "mt5.login" in said
     assert "api.usrname" in said
+
+
+def fails() -> int:
+    raise ZeroDivisionError("a defect")
+
+
+@pytest.mark.parametrize("main", [lambda: 1, fails], ids=["an error", "a defect"])
+def test_a_window_that_was_double_clicked_stays_open_after_an_error(
+    person: Person, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, main: Callable[[], int]
+) -> None:
+    monkeypatch.setattr(windows, "own_console", lambda: True)
+    asked = person(lambda: None)
+    assert windows.keeping_window_open(main) == 1
+    assert asked == ["Press Enter to close this window."]
+    assert ("ZeroDivisionError: a defect" in capsys.readouterr().err) == (main is fails)
+
+
+def test_a_defect_of_a_double_clicked_copier_can_be_read(
+    tmp_path: Path, person: Person, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "own_console", lambda: True)
+    monkeypatch.setattr(program, "start", lambda *_, **__: fails())
+    asked = person(lambda: None)
+    assert program.main(COPIER, ["--config", str(tmp_path / "c.json")]) == 1
+    assert asked == ["Press Enter to close this window."]
+    assert "ZeroDivisionError: a defect" in capsys.readouterr().err
+
+
+def test_a_window_of_somebody_else_is_not_held_up(person: Person) -> None:
+    asked = person()
+    assert windows.keeping_window_open(lambda: 1) == 1
+    with pytest.raises(ZeroDivisionError):
+        windows.keeping_window_open(fails)
+    assert asked == []
 
 
 def test_a_keyboard_that_is_gone_ends_the_asking(tmp_path: Path, person: Person) -> None:

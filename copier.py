@@ -229,13 +229,20 @@ class Copier:
             self._mirror.synced = False
             self._ask_for_book(began)
         incomplete = self._mirror.synced and not self._settings_heard
-        if (self._mirror.went_back or incomplete) and began - self._mirror.book_received >= ASK_AGAIN_S:
-            # The masters' next report to a restored database is told in no message of its own; settings may be lost.
+        waits = self._mirror.went_back or incomplete or self._waits_for_a_report()
+        if waits and began - self._mirror.book_received >= ASK_AGAIN_S:
+            # Settings, and what is said of a master's reports, have no number by which their loss is noticed.
             self._ask_for_book(began)
         try:
             return self._look(began)
         finally:
             self._last_look, self._last_wall = self._clock.monotonic(), self._clock.time()
+
+    def _waits_for_a_report(self) -> bool:
+        """Whether there are copies of trades that the book does not show and that are not known to have ended."""
+        mirror = self._mirror
+        missing = [c for c in self._ledger.copies.values() if c.state in LIVE and c.key[:3] not in mirror.trades]
+        return mirror.synced and any(not mirror.speaks_for(c.key[:3], c.source, c.epoch) for c in missing)
 
     def _look(self, began: float) -> bool:
         try:

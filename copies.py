@@ -297,7 +297,11 @@ def find(copies: Iterable[Copy], evidence: Mapping[CopyKey, Evidence], free: lis
             found[copy.key] = sure[0]
             free.remove(sure[0])
     opening = [copy for copy in lost if copy.state is State.OPENING and copy.key not in found]
-    alike = {copy.key: [thing for thing in free if _alike(copy, thing)] for copy in opening}
+    given_up = [copy for copy in lost if copy.state is State.UNKNOWN and copy.key not in found]
+    alike = {
+        copy.key: [thing for thing in free if _alike(copy, thing) and not _rather_of(given_up, thing, copy)]
+        for copy in opening
+    }
     for copy in opening:
         rivals = [other for other in opening if other is not copy and set(alike[other.key]) & set(alike[copy.key])]
         if len(alike[copy.key]) == 1 and not rivals:
@@ -315,11 +319,18 @@ def _alike(copy: Copy, thing: Thing) -> bool:
         and thing.action.buys == copy.action.buys
         and (copy.kind is Kind.ORDER or isinstance(thing, Position))
         and thing.volume <= copy.volume
-        and not _is_tag(thing.comment)
+        and not is_tag(thing.comment)
     )
 
 
-def _is_tag(comment: str) -> bool:
+def _rather_of(given_up: Iterable[Copy], thing: Thing, copy: Copy) -> bool:
+    """Whether it has exactly the lots of an order that was given up, and not those of this copy: it may be that one."""
+    return thing.volume != copy.volume and any(
+        other.volume == thing.volume and _alike(other, thing) for other in given_up
+    )
+
+
+def is_tag(comment: str) -> bool:
     """Whether a comment is the tag of some copy, so that it cannot be a tag that a broker replaced."""
     return re.fullmatch(r"[po][0-9a-z-]{1,11}\.[0-9a-z]{3}", comment) is not None
 

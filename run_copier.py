@@ -7,14 +7,14 @@ import queue
 import threading
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from api_client import Api
 from check import check_copier
 from config import ClientConfig, load_client
 from console import Spoken, load_module
 from copier import Copier
-from copies import LIVE, State
+from copies import LIVE, State, is_tag
 from ledger import CopierLedger, LedgerError, OneInstance, WrongLedger
 from link import Inbox, Listener, Reporter
 from program import Program
@@ -90,6 +90,16 @@ def check_magic(ledger: CopierLedger, magic: int) -> None:
         )
 
 
+class Sent(NamedTuple):
+    """An order of the account, or the position that it became."""
+
+    identifier: int
+    magic: int
+    comment: str
+    symbol: str
+    buys: bool
+
+
 def check_newest(ledger: CopierLedger, terminal: Terminal, config: ClientConfig) -> None:
     """Let a ledger that was put back from an old copy begin anew: it does not know the orders that were sent since.
 
@@ -99,17 +109,31 @@ def check_newest(ledger: CopierLedger, terminal: Terminal, config: ClientConfig)
         return  # it begins with its first book in any case
     try:
         past = terminal.past_orders(config.limits.max_signal_age_s)
-        sent = [(thing.identifier, thing.magic, thing.comment) for thing in terminal.read().everything]
-        sent += [(order.position_id or order.ticket, order.magic, order.comment) for order in past]
+        sent = [
+            Sent(thing.identifier, thing.magic, thing.comment, thing.symbol, thing.action.buys)
+            for thing in terminal.read().everything
+        ]
+        sent += [Sent(o.position_id or o.ticket, o.magic, o.comment, o.symbol, o.buys) for o in past]
     except Unreadable as problem:
         why = f"nothing shows whether it is the newest: {problem}"
     else:
         highest = ledger.highest_ticket()
-        later = [(ticket, tag) for ticket, theirs, tag in sent if theirs == config.magic and ticket > highest]
-        unknown = [ticket for ticket, tag in later if ledger.remembered(tag, ticket) is None]
+        later = {
+            one.identifier: one for one in reversed(sent) if one.magic == config.magic and one.identifier > highest
+        }
+        unknown = [one for one in later.values() if ledger.remembered(one.comment, one.identifier) is None]
+        for copy in [copy for copy in ledger.copies.values() if copy.state is State.OPENING]:
+            # Where the broker replaces comments, this may be what became of the order that was sent last.
+            alike = (one for one in unknown if (one.symbol, one.buys) == (copy.symbol, copy.action.buys))
+            if (its := next((one for one in alike if not is_tag(one.comment)), None)) is not None:
+                unknown.remove(its)
         if not unknown:
             return
-        why = f"the account has had an order of ours, #{max(unknown)}, that it does not know: is it an old copy?"
+        newest = max(unknown).identifier
+        why = f"the account has had an order of ours, #{newest}, that it does not know: is it an old copy?"
+        for copy in [copy for copy in ledger.copies.values() if copy.state is State.OPENING]:
+            # What became of it is on the account, and may be a part by now: it is adopted with the lots of both sides.
+            ledger.withdraw(copy)
     log.error("this ledger begins anew, trades that are open already are not copied: %s", why)
     ledger.set(born_at="0")
 

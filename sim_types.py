@@ -363,10 +363,10 @@ class StructSequence(tuple[Any, ...]):
     __match_args__: tuple[str, ...] = ()
 
     def __new__(cls, sequence: Iterable[Any]) -> StructSequence:
-        values = tuple(sequence)
-        if len(values) != cls.n_fields:
-            raise TypeError(f"{cls.__name__}() takes a {cls.n_fields}-sequence ({len(values)}-sequence given)")
-        return tuple.__new__(cls, values)
+        made = tuple.__new__(cls, sequence)
+        if len(made) != cls.n_fields:
+            raise TypeError(f"{cls.__name__}() takes a {cls.n_fields}-sequence ({len(made)}-sequence given)")
+        return made
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in zip(self.__match_args__, self, strict=True))

@@ -26,12 +26,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from campaign.schedule import FAULTS, drawn
+from campaign.schedule import ALL_FAULTS, drawn, setup_of
 from campaign.verdict import violations
 from campaign.world import START, World
 
 ACTIVE_S: Final = 30.0
+TICKS_S: Final = (0.5, 1.0)  # of even and of odd seeds: how often the programs look while things go wrong
 QUIET_S: Final = 20.0  # at least; what has not settled gets more
+QUIET_TICK_S: Final = 2.0  # nothing is decided by seconds any more; well below the gap that is taken for a sleep
 LONGEST_QUIET_S: Final = 120.0
 COLLECT_EVERY: Final = 20  # trials
 SHOWN: Final = 20  # violations that are printed in full
@@ -67,13 +69,13 @@ def trial(seed: int, *, kill_at: int = 0, faults: int | None = None, trace: bool
     """One trial; what came of it and, with `trace`, what happened in it."""
     result = Result(1)
     with memory_folder() as folder:
-        world = World(seed, folder, kill_at=kill_at, trace=trace)
+        world = World(seed, folder, kill_at=kill_at, trace=trace, setup=setup_of(seed))
         if trace:
             listen(world)
         for event in drawn(seed, seconds=ACTIVE_S, faults=faults):
             while world.clock.now - START < event.at:
-                world.tick()
-            if event.name in FAULTS:
+                world.tick(TICKS_S[seed % 2])
+            if event.name in ALL_FAULTS:
                 result.faults[event.name] += 1
                 world.note("fault", event.name)
             event.act(world, random.Random(event.seed))
@@ -94,8 +96,8 @@ def settle(world: World) -> None:
     world.heal()
     began = world.clock.now
     while world.clock.now - began < QUIET_S or (world.clock.now - began < LONGEST_QUIET_S and violations(world)):
-        for _ in range(5):
-            world.tick(1.0)
+        for _ in range(2):
+            world.tick(QUIET_TICK_S)
 
 
 def listen(world: World) -> None:
@@ -180,7 +182,7 @@ def table(result: Result, seconds: float) -> str:
         ("kills", kills),
         ("kinds of fault", len(result.faults)),
         *sorted(result.counts.items()),
-        *((f"fault: {name}", result.faults[name]) for name in FAULTS if name in result.faults),
+        *((f"fault: {name}", result.faults[name]) for name in ALL_FAULTS if name in result.faults),
         ("VIOLATIONS", len(result.broken)),
     ]
     return "\n".join(f"{name:<60} {number:>10,}" for name, number in lines)

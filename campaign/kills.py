@@ -51,7 +51,8 @@ FOREIGN_MAGIC: Final = 777
 # What the network does, for how long (seconds), and how often of 100. A black hole of 11 s is longer than a request may
 # take; one with a value of its own is closed after so many seconds.
 NETWORK: Final = (
-    ("latency", (0.05, 0.4), (0.5, 3.0), 20),
+    ("latency", (0.05, 0.4), (0.5, 3.0), 12),
+    ("uneven", (1.0, 5.0), (3.0, 8.0), 8),
     ("black_hole", (0.0, 0.0), (0.3, 3.0), 17),
     ("black_hole", (0.0, 0.0), (11.0, 11.0), 3),
     ("black_hole", (0.2, 1.0), (0.5, 2.0), 10),

@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 import sim_types as t
-from campaign.world import SYMBOLS, MachineClock, Part, Trade, World, position_of
+from campaign.world import FOREIGN_MAGIC, SYMBOLS, MachineClock, Part, Setup, Trade, World, position_of
 from sim_api import Session
 from sim_api import Terminal as SimTerminal
 from sim_broker import Broker
@@ -152,10 +152,12 @@ def _all_killed(world: World, draw: random.Random) -> None:
             world.bury(part)
 
 
-def _reads(side: str, function: str, outcome: str, **details: Any) -> Happening:
+def _reads(
+    side: str, function: str, outcome: str, lasts: tuple[int, ...] = (1, 2, 4, 8, 14), **details: Any
+) -> Happening:
     def break_it(world: World, draw: random.Random) -> None:
         sim: SimTerminal = getattr(world, f"{side}_sim")
-        seconds = draw.choice((1, 2, 4, 8, 14))
+        seconds = draw.choice(lasts)
         _inject(sim, function, outcome, times=None, lasts=seconds, **details)
         world.note(side, f"terminal: {function} {outcome} for {seconds} s")
 
@@ -169,7 +171,7 @@ def _inject(sim: SimTerminal, function: str, outcome: str, times: int | None = 1
 def _order(outcome: str, **details: Any) -> Happening:
     def next_order(world: World, draw: random.Random) -> None:
         more = dict(details)
-        if outcome.endswith("late_fill"):
+        if outcome.endswith("late_fill") and not details:
             more["seconds"] = draw.choice((1, 2, 4, 7, 10))
         if outcome == "partial":
             more["fraction"] = draw.choice((0.2, 0.4, 0.8))
@@ -252,6 +254,11 @@ def _last_frame_lost(world: World, draw: random.Random) -> None:
         closes(world, draw)
 
 
+def _frame_in_parts(world: World, draw: random.Random) -> None:
+    if world.copier.alive:
+        world.copier.objects.line.stall_within_s = draw.choice((4.0, 8.0, 14.0, 18.0))
+
+
 def _disk_full(name: str) -> Happening:
     def fill(world: World, draw: random.Random) -> None:
         part: Part = getattr(world, name)
@@ -317,6 +324,22 @@ def _restored(world: World, draw: random.Random) -> None:
     world.reports_lost = True
 
 
+def copy_ledger(world: World, draw: random.Random) -> None:
+    if world.copier.alive:
+        copy = sqlite3.connect(world.folder / "copier.copy")
+        world.copier.objects.ledger._db.backup(copy)
+        copy.close()
+
+
+def _ledger_put_back(world: World, draw: random.Random) -> None:
+    """The copier's ledger as it was some time ago, put back."""
+    if (world.folder / "copier.copy").exists():
+        _stopped(world, world.copier, draw)
+        world._remove(world.folder / "copier.db")
+        shutil.copy(world.folder / "copier.copy", world.folder / "copier.db")
+        _remember_loss(world, "copier")
+
+
 def _second_sender(world: World, draw: random.Random) -> None:
     """Somebody starts a second sender for the account; later it ends, and the first is started again."""
     if world.second_sender is not None:
@@ -363,6 +386,32 @@ def _by_hand(world: World, draw: random.Random) -> None:
     world.note("follower", f"closes {volume or 'all'} of #{position.identifier} by hand")
 
 
+def _own_trade(world: World, draw: random.Random) -> None:
+    """The follower opens a position of his own, or another program does: as large as a copy may be."""
+    side = draw.choice((t.ORDER_TYPE_BUY, t.ORDER_TYPE_SELL))
+    lots = D(draw.choice(("0.05", "0.15", "0.50")))
+    world.follower_opens(draw.choice(list(SYMBOLS)), lots, side, draw.choice((0, FOREIGN_MAGIC)))
+
+
+# A partial close that is executed when patience has run out may be made twice: that is not promised otherwise.
+OF_AN_OPEN: Final = {"position": 0}
+
+
+def _closed_while_under_way(world: World, draw: random.Random) -> None:
+    """The master's next trade ends while nobody knows yet what became of its copy, which is opened later."""
+    _inject(world.client_sim, "order_send", "timeout_late_fill", seconds=draw.choice((4, 8, 18, 25)), where=OF_AN_OPEN)
+    opens(world, draw)
+    ticket = max(world.trades)
+
+    def ends() -> None:
+        position = position_of(world.master_broker, ticket)
+        if position is not None:
+            world.master_broker.execution.close(position, t.ORDER_REASON_CLIENT, "", None)
+            world.watch_master()
+
+    world.later(draw.choice((1.5, 3.0, 6.0)), ends)
+
+
 def _removed_by_hand(world: World, draw: random.Random) -> None:
     mine = [order for order in world.client_broker.orders() if not order.due_msc]
     if mine:
@@ -391,7 +440,15 @@ def _clock_set(world: World, draw: random.Random) -> None:
 def _asleep(world: World, draw: random.Random) -> None:
     """A machine sleeps; its monotonic clock counts that, or does not."""
     part = _a_part(world, draw)
-    seconds = draw.choice((6.0, 12.0, 60.0))
+    _sleeps(world, draw, part, draw.choice((6.0, 12.0, 60.0)))
+
+
+def _asleep_for_patience(world: World, draw: random.Random) -> None:
+    """As long as the patience that a doubt is given."""
+    _sleeps(world, draw, _a_part(world, draw), draw.choice((14.5, 16.0, 17.0, 18.0)))
+
+
+def _sleeps(world: World, draw: random.Random, part: Part, seconds: float) -> None:
     part.asleep_until = world.clock.now + seconds
     if draw.random() < 0.5:
         world.later(seconds, lambda: setattr(part.clock, "slept", part.clock.slept + seconds))
@@ -494,6 +551,31 @@ FAULTS: Final[dict[str, Happening]] = {
 }
 
 
+# Drawn by themselves and in odd seeds only: the even ones that are known to catch a mutant go on meaning what they
+# meant.
+MORE_FAULTS: Final[dict[str, Happening]] = {
+    "client terminal: history unreadable for longer than patience": _reads(
+        "client", "history_deals_get", "none", (16, 20)
+    ),
+    "master terminal: history unreadable for longer than patience": _reads(
+        "master", "history_deals_get", "none", (16, 20)
+    ),
+    "order: timed out, filled after it was given up": _order("timeout_late_fill", seconds=20, where=OF_AN_OPEN),
+    "order: master closes before it is filled": _closed_while_under_way,
+    "requests: delayed for 20 to 30 s": _network("very late"),
+    "websocket: frame in parts": _frame_in_parts,
+    "old ledger of the copier put back": _ledger_put_back,
+    "follower trades himself": _own_trade,
+    "machine asleep as long as patience": _asleep_for_patience,
+}
+ALL_FAULTS: Final = (*FAULTS, *MORE_FAULTS)
+
+
+def setup_of(seed: int) -> Setup:
+    """Every fourth client has a broker that replaces comments."""
+    return Setup(comment="#from web") if seed % 4 == 3 else Setup()
+
+
 def drawn(seed: int, *, seconds: float = 30.0, faults: int | None = None) -> list[Event]:
     """The events of a trial, in order."""
     draw = random.Random(f"schedule {seed}")
@@ -508,4 +590,10 @@ def drawn(seed: int, *, seconds: float = 30.0, faults: int | None = None) -> lis
         if name == "database of the server restored from an old backup":
             events.append(Event(draw.uniform(1.0, at), "backup", 0, back_up))
         events.append(Event(at, name, draw.getrandbits(32), FAULTS[name]))
+    if seed % 2 and faults is None:
+        name = draw.choice(list(MORE_FAULTS))
+        at = draw.uniform(3.0, seconds)
+        if name == "old ledger of the copier put back":
+            events.append(Event(draw.uniform(1.0, at), "copy of the ledger", 0, copy_ledger))
+        events.append(Event(at, name, draw.getrandbits(32), MORE_FAULTS[name]))
     return sorted(events, key=lambda event: event.at)

@@ -62,13 +62,14 @@ class Copied:
         self.master_of: dict[int, Trade] = {}
         broker = world.client_broker
         for deal in broker.account.deals.items:
-            if deal.entry == t.DEAL_ENTRY_IN and deal.magic == MAGIC and deal.comment in tags:
-                trade = tags[deal.comment]
+            trade = tags.get(world.tags.get(deal.position_id, ""))
+            if deal.entry == t.DEAL_ENTRY_IN and deal.magic == MAGIC and trade is not None:
                 self.positions[trade.ticket].setdefault(deal.position_id, []).append(deal)
                 self.master_of[deal.position_id] = trade
         for order in broker.account.orders.values():
-            if order.magic == MAGIC and order.comment in tags and not order.position_id:
-                self.positions[tags[order.comment].ticket].setdefault(order.ticket, [])
+            trade = tags.get(world.tags.get(order.ticket, ""))
+            if order.magic == MAGIC and trade is not None and not order.position_id:
+                self.positions[trade.ticket].setdefault(order.ticket, [])
 
 
 def _opened_twice(world: World) -> list[str]:
@@ -89,7 +90,7 @@ def _opened_too_late(world: World) -> list[str]:
             if order is None:
                 continue
             sent = _true_time(order.time_setup_msc)
-            of_order = order.comment == tag_of(("master_user", Kind.ORDER, ticket))
+            of_order = world.tags[identifier] == tag_of(("master_user", Kind.ORDER, ticket))
             began = trade.opened if of_order or trade.filled is None else trade.filled
             if sent - began > MAX_AGE_S + AGE_TOLERANCE_S:
                 found.append(f"opened {sent - began:.1f} s after the master's #{ticket}: #{identifier}")
@@ -106,6 +107,8 @@ def _closed_wrongly(world: World) -> list[str]:
         if deal.position_id in copied.master_of:
             by_position[deal.position_id].append(deal)
     for identifier, deals in by_position.items():
+        if world.ledger_lost and identifier in world.by_hand:
+            continue  # proportions begin anew with what both sides hold
         trade = copied.master_of[identifier]
         left = whole = D(0)
         for deal in deals:
@@ -127,9 +130,23 @@ def _closed_wrongly(world: World) -> list[str]:
     return found
 
 
+def _followed(world: World) -> set[int]:
+    return {copy.client_ticket for copy in world.ledger.values() if copy.state not in ENDED}
+
+
+def _beyond_recognition(world: World) -> set[int]:
+    """Copies that nothing can tell whose they are, where the broker replaces comments: their ledger is lost, or they
+    were opened after their order was given up. They are reported and left alone."""
+    if not world.setup.comment:
+        return set()
+    found = {p.identifier for p in world.client_broker.positions()} - _followed(world)
+    given_up = {tag_of(copy.key) for copy in world.ledger.values() if copy.state is State.UNKNOWN}
+    return {one for one in found if world.ledger_lost or world.tags.get(one) in given_up}
+
+
 def _not_closed(world: World) -> list[str]:
     found = []
-    known = {copy.client_ticket for copy in world.ledger.values() if copy.state not in ENDED}
+    known, beyond = _followed(world), _beyond_recognition(world)
     copied = Copied(world)
     for position in world.client_broker.positions():
         trade = copied.master_of.get(position.identifier)
@@ -138,23 +155,28 @@ def _not_closed(world: World) -> list[str]:
         if world.ledger_lost and position.identifier not in known:
             world.counts["copies of a lost ledger, reported and left alone"] += 1
             continue
+        if position.identifier in beyond:
+            world.counts["opened after they were given up, without their comment: reported and left alone"] += 1
+            continue
         found.append(f"still open although the master's #{trade.ticket} has ended: #{position.identifier}")
     tags = master_of_tag(world)
     for order in world.client_broker.orders():
-        if order.magic == MAGIC and order.comment in tags and tags[order.comment].ended is not None:
+        trade = tags.get(world.tags.get(order.ticket, ""))
+        if order.magic == MAGIC and trade is not None and trade.ended is not None:
             if world.ledger_lost and order.ticket not in known:
                 continue
-            found.append(f"order #{order.ticket} still there although the master's {order.comment} has ended")
+            found.append(f"order #{order.ticket} still there although the master's #{trade.ticket} has ended")
     return found
 
 
 def _not_alike(world: World) -> list[str]:
     """Open copies: lots in proportion, stop loss and take profit as the master's."""
     found = []
+    beyond = _beyond_recognition(world)
     for identifier, trade in Copied(world).master_of.items():
         position = position_of(world.client_broker, identifier)
         master = position_of(world.master_broker, trade.ticket)
-        if position is None or master is None or identifier in world.by_hand:
+        if position is None or master is None or identifier in world.by_hand | beyond:
             continue
         whole = sum((d.volume for d in world.client_broker.deals(position=identifier) if d.entry == 0), D(0))
         first = trade.volumes[0][1]
@@ -174,7 +196,7 @@ def _not_alike(world: World) -> list[str]:
 
 def _not_followed(world: World) -> list[str]:
     """An open copy of an open trade that the copier does not know of: nobody would close it with its master."""
-    known = {copy.client_ticket for copy in world.ledger.values() if copy.state not in ENDED}
+    known = _followed(world) | _beyond_recognition(world)
     return [
         f"nobody follows #{identifier}, the copy of the master's #{trade.ticket}"
         for identifier, trade in Copied(world).master_of.items()

@@ -48,6 +48,7 @@ from ledger import CopierLedger, Ledger, LedgerError, SenderLedger
 from link import FIRST_BOOK_S, SILENCE_S, Heard, Inbox, Listener, Lost, Reporter
 from mt5_sim import Client
 from records import Role
+from run_copier import check_newest
 from safety import Copying, Limits, Mode, Sizing
 from sender import Sender, Superseded
 from signals import Kind, decode, encode
@@ -156,6 +157,10 @@ class Wire:
             self._world.note("network", f"loses the frame {payload[:90].decode()}")
             return
         delay = self._world.random.choice((0.0, 0.0, 0.01, 0.3))
+        if line.stall_within_s and line.wire is self:
+            delay, line.stall_within_s = line.stall_within_s, 0.0
+            self.heard_at = self._world.clock.now  # what has come of it ends the silence
+            self._world.note("network", f"stops for {delay:g} s in the middle of {payload[:90].decode()}")
         at = max(self._world.clock.now + delay, self.frames[-1][0] if self.frames else 0.0)
         self.frames.append((at, payload))
 
@@ -171,6 +176,7 @@ class Line:
         self.stalled_until = 0.0
         self.cut_until = 0.0
         self.lose_frames = 0
+        self.stall_within_s = 0.0  # the next frame stops in the middle for so long
         self._world = world
         self._part = part
         self._inbox = inbox
@@ -275,8 +281,8 @@ class HttpSession:
             world.note("network", f"{fault}: {method} {path} of the {part.name}")
         if fault == "cut":
             raise requests.ConnectionError("no route")
-        if fault == "delayed":  # it arrives when nobody waits for the answer any more, behind later ones
-            late = world.random.uniform(0.5, 12.0)
+        if fault in ("delayed", "very late"):  # it arrives when nobody waits for the answer any more, behind later ones
+            late = world.random.uniform(*((0.5, 12.0) if fault == "delayed" else (20.0, 30.0)))
             world.later(late, lambda: world.serve(method, path, data, headers))
             part.clock.waits(min(late, 10.0))
             raise requests.ReadTimeout("too late")
@@ -313,7 +319,10 @@ class Mt5:
         if fault == "exception_not_executed":
             world.note("broker", "order_send raises, nothing was executed")
             raise RuntimeError("order_send failed")
+        first = world.client_broker.account.next_order
         result = self._client.order_send(request)
+        for ticket in range(first, world.client_broker.account.next_order):
+            world.tags[ticket] = request.get("comment", "")  # whatever the broker keeps of it
         if fault == "slow":
             self._part.clock.waits(world.random.uniform(0.5, 8.0))
         words = None if result is None else result.retcode
@@ -434,6 +443,7 @@ class Setup:
     limits: Limits = Limits(10_000, 100, 50, D(100), D(50), MAX_AGE_S)  # noqa: RUF009  frozen
     client_step: Decimal = STEP  # lots; the minimum as well
     foreign: bool = True  # the follower has positions of his own
+    comment: str = ""  # what the client's broker writes in the place of every comment; empty: it keeps them
 
 
 class World:
@@ -459,11 +469,12 @@ class World:
         self.token_seconds = 3600.0
         self.ledger_lost = False  # a copier's ledger, or the server's reports, cannot be complete any more
         self.reports_lost = False
+        self.tags: dict[int, str] = {}  # order of a copier → the tag that it was sent with
         self.by_hand: set[int] = set()  # client positions that the follower touched himself
         self.healed = False
 
         self.master_broker = self._broker(1001, self.setup.master_mode, STEP)
-        self.client_broker = self._broker(2001, self.setup.client_mode, self.setup.client_step)
+        self.client_broker = self._broker(2001, self.setup.client_mode, self.setup.client_step, self.setup.comment)
         self.master_sim, self.client_sim = SimTerminal(self.master_broker), SimTerminal(self.client_broker)
         self.move_market()
         self.server = Part("server", MachineClock(self.clock))
@@ -518,13 +529,15 @@ class World:
 
     # -- brokers
 
-    def _broker(self, login: int, margin_mode: str, step: Decimal) -> Broker:
+    def _broker(self, login: int, margin_mode: str, step: Decimal, comment: str = "") -> Broker:
         specs: dict[str, SymbolSpec] = {
             name: replace(spec, volume_min=step, volume_step=step)
             for name, spec in default_symbols().items()
             if name in SYMBOLS
         }
-        account = AccountSettings(login=login, balance=D(1_000_000), margin_mode=margin_mode, stop_out=D(0))
+        account = AccountSettings(
+            login=login, balance=D(1_000_000), margin_mode=margin_mode, stop_out=D(0), comment_replaced=comment
+        )
         return Broker(account, clock=self.clock, symbols=specs, seed=1)
 
     def move_market(self, name: str = "", points: int = 0, *, only: Broker | None = None) -> None:
@@ -541,9 +554,14 @@ class World:
             broker.settle(moved)
 
     def _foreign_position(self) -> None:
-        self.client_broker.send(_deal("EURUSD", D("0.10"), t.ORDER_TYPE_BUY, magic=FOREIGN_MAGIC))
-        self.client_broker.send(_deal("GBPUSD", D("0.05"), t.ORDER_TYPE_SELL))
-        self.foreign = {p.ticket: p.volume for p in self.client_broker.positions()}
+        self.follower_opens("EURUSD", D("0.10"), t.ORDER_TYPE_BUY, FOREIGN_MAGIC)
+        self.follower_opens("GBPUSD", D("0.05"), t.ORDER_TYPE_SELL, 0)
+
+    def follower_opens(self, symbol: str, lots: Decimal, side: int, magic: int) -> None:
+        """A position of his own, or of another program."""
+        done = self.client_broker.send(_deal(symbol, lots, side, magic=magic))
+        if done.retcode == t.TRADE_RETCODE_DONE:
+            self.foreign[done.order] = lots
 
     # -- programs start and end
 
@@ -647,10 +665,14 @@ class World:
         terminal = Terminal(Mt5(self, part, Client(self.client_sim)), mt5, part.clock)
         inbox: Inbox = queue.SimpleQueue()
         line = Line(self, part, inbox, api, settings)
-        copier = Copier(terminal, ledger, config, inbox, line, part.clock)
         reporter = Reporter(api, ledger, threading.Event())
+
+        def begin() -> Copier:  # when the terminal has answered for the first time, as in run_copier.py
+            check_newest(ledger, terminal, config)
+            return Copier(terminal, ledger, config, inbox, line, part.clock)
+
         return SimpleNamespace(
-            copier=copier, terminal=terminal, line=line, inbox=inbox, reporter=reporter, ledger=ledger,
+            copier=None, begin=begin, terminal=terminal, line=line, inbox=inbox, reporter=reporter, ledger=ledger,
             connected=False, looked=0.0, reported=0.0,
         )  # fmt: skip
 
@@ -770,6 +792,13 @@ class World:
         objects = part.objects
         if not self._connected(part):
             return
+        if objects.copier is None:
+            try:
+                objects.copier = objects.begin()
+            except LedgerError as error:
+                self.note(part.name, f"stops: {error}")
+                self.stop(part, 2.0)
+                return
         objects.line.turn()
         now = self.clock.now
         if objects.inbox.empty() and now - objects.looked < 1.0:
@@ -833,6 +862,7 @@ class World:
             line = self.copier.objects.line
             line.cut_until = line.stalled_until = 0.0
             line.lose_frames = 0
+            line.stall_within_s = 0.0
 
     def reactivate(self) -> None:
         """A backup that was put back may hold an account as it was while deactivated: the operator sees to it."""

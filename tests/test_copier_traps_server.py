@@ -143,6 +143,31 @@ def test_the_lots_of_a_restored_database_are_not_followed_until_the_trade_is_tol
     assert follower.volumes == [0.35], "what is told is followed, also while the rest is in doubt"
 
 
+def test_that_a_lost_message_told_of_a_masters_first_report_is_found_out_by_asking(follower: Follower) -> None:
+    """The server's database was lost, and the master has closed: its report to the new one changes nothing in it, so
+    there is no number that would show that the message was lost."""
+    follower.master_opens(position(1))
+    follower.look()
+    follower.disconnects()
+    follower.book.clear()
+    follower.epoch, follower.server_seq = "epoch-2", 0
+    follower.masters[MASTER] = {"master": MASTER, "reported_at": None, "online": False}
+    follower.sends_book()
+    follower.passes(3)
+    follower.masters[MASTER] = {"master": MASTER, "reported_at": 5, "online": True}  # told, and lost
+    asked = follower.link.syncs
+    for _ in range(10):
+        follower.heartbeat()
+        follower.passes(5)
+        if follower.link.syncs > asked:
+            asked = follower.link.syncs
+            follower.masters[MASTER]["reported_at"] += 1
+            follower.sends_book()
+    assert follower.positions == []
+    follower.passes(20)
+    assert follower.link.syncs == asked, "and then there is nothing more to ask for"
+
+
 def test_a_master_who_was_deactivated_in_the_backup_closes_nothing_when_he_is_active_again(follower: Follower) -> None:
     follower.master_opens(position(1))
     follower.look()

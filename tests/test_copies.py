@@ -170,6 +170,15 @@ def test_an_order_given_up_is_found_by_its_tag_only() -> None:
     assert news(given_up, things=(shown(501, COPY.tag),)).ticket == 501
 
 
+def test_a_part_of_an_order_is_not_what_became_of_one_that_was_given_up() -> None:
+    given_up = replace(COPY, ticket=99, tag=tag_of(("m", Kind.POSITION, 99)), state=State.UNKNOWN, volume=D("0.04"))
+    seen = look(given_up, COPY, things=(shown(volume=D("0.04")),))
+    assert seen.news == ()
+    assert len(seen.strangers) == 1
+    assert news(given_up, COPY, things=(shown(),)).copy == COPY
+    assert news(replace(given_up, after_ticket=501), COPY, things=(shown(volume=D("0.04")),)).copy == COPY
+
+
 def test_a_pending_order_is_found_as_an_order_or_as_the_position_it_became() -> None:
     copy = replace(COPY, kind=Kind.ORDER, action=Action.BUY_LIMIT)
     assert news(copy, things=(pending(),)).kind is Kind.ORDER

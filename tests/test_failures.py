@@ -579,6 +579,27 @@ def test_an_old_ledger_put_back_doubles_nothing_that_is_open(
     assert len(follower.positions) + len(follower.orders) == (0 if comment_length else 1)
 
 
+def test_an_intent_of_an_old_ledger_does_not_take_a_part_that_was_closed_since_for_the_whole(
+    follower: Follower,
+) -> None:
+    """C22b: the copy was made whole, and reduced with its master."""
+    follower.mt5.inject("order_send", "timeout_late_fill", seconds=2)
+    trade = follower.master_opens(position(1, volume="0.50"))
+    follower.look()
+    old = OldCopy(follower)
+    follower.ticks(3)
+    follower.master_closes(trade, "0.30")
+    follower.look()
+    assert follower.volumes == [0.3]
+    follower.master_opens(position(2, "SELL", volume="0.20"))  # which the old copy does not know
+    follower.look()
+    old.is_put_back()
+    follower.sends_book()
+    follower.passes(20)
+    assert sorted(follower.volumes) == [0.2, 0.3]
+    assert follower.opened() == 2
+
+
 def test_the_newest_ledger_goes_on_after_a_restart_and_opens_what_is_young(follower: Follower) -> None:
     """C22b: what the rule must not cost."""
     trade = follower.master_opens(position(1, volume="0.40"))
@@ -615,8 +636,12 @@ def test_a_new_ledger_is_not_taken_for_an_old_one_because_of_orders_from_before_
     assert [follower.state(ticket) for ticket in (2, 3)] == ["open", "open"]
 
 
-def test_a_ledger_is_not_taken_for_an_old_one_because_the_copier_was_killed_after_an_order(follower: Follower) -> None:
+@pytest.mark.parametrize("comment_length", [16, 0])
+def test_a_ledger_is_not_taken_for_an_old_one_because_the_copier_was_killed_after_an_order(
+    follower: Follower, comment_length: int
+) -> None:
     """C22b: what the rule must not cost."""
+    follower.broker_keeps_of_comments(comment_length)
     send = follower.terminal.open
 
     def killed(*args: Any, **more: Any) -> None:

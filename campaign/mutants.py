@@ -378,14 +378,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (("mirror.py", '(found["seq"] < self.seq or self', "(self"),),
         "A server whose numbers went back is an old copy: what it does not show has not ended.",
         pair="restored server believed (starts)",
-        seed=241,
+        seed=561,
     ),
     Mutant(
         "restored server believed (starts)",
         (("mirror.py", "._unknown_to(starts))", "._unknown_to([]))"),),
         "An old copy that has numbered on meanwhile is recognised by the starts that it does not know.",
         pair="restored server believed (number)",
-        seed=241,
+        seed=561,
     ),
     Mutant(
         "restored server believed",

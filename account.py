@@ -144,7 +144,7 @@ class PastOrder:
     position_id: int  # 0 when it never filled
     end: OrderEnd
     symbol: str
-    buys: bool
+    action: Action | None  # None = it closed one position by another
     volume: Decimal  # lots that were ordered
     filled: Decimal  # of those
     magic: int

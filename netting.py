@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from account import PATIENCE_S, Deal, Order, OrderEnd, Position, Reading
+from account import PATIENCE_S, Deal, Order, OrderEnd, PastOrder, Position, Reading
 from copies import (
     LIVE,
     Copy,
@@ -29,6 +29,7 @@ from copies import (
     Thing,
     find,
     how_closed,
+    is_tag,
     tagged,
     unclaimed,
 )
@@ -89,6 +90,26 @@ def is_waiting(copy: Copy) -> bool:
     if copy.state is State.OPENING:
         return copy.kind is Kind.POSITION
     return copy.state in LIVE and copy.reduce_to is not None
+
+
+def is_placing(copy: Copy) -> bool:
+    """Whether a pending order was sent for a copy and the account has not shown it yet."""
+    return copy.kind is Kind.ORDER and copy.client_kind is None
+
+
+def could_be_of(copy: Copy, past: PastOrder) -> bool:
+    """Whether an order with a copy's comment can be the one that it waits for, and not an earlier one of it."""
+    if past.action is None or past.ticket <= copy.after_ticket:
+        return False
+    if copy.reduce_to is None:
+        return past.action.buys is copy.action.buys
+    return past.action.buys is not copy.action.buys and past.volume == copy.current - copy.reduce_to
+
+
+def is_like(copy: Copy, past: PastOrder) -> bool:
+    """Whether an order whose comment the broker replaced can be the pending order of a copy."""
+    alike = (past.symbol, past.action, past.volume) == (copy.symbol, copy.action, copy.volume)
+    return alike and past.ticket > copy.after_ticket and not is_tag(past.comment)
 
 
 def busy_symbols(copies: Iterable[Copy]) -> set[str]:
@@ -184,7 +205,7 @@ def observe_net(
             doubt += [copy for copy in after if copy.state in LIVE]
             blocked.add(symbol)
             continue
-        forgotten = _closed_unwritten(after, deals or ())
+        forgotten = _closed_unwritten(after, deals or ()) + _opened_all_the_same(after, deals or (), remembered, magic)
         news += forgotten
         after = _after(after, forgotten)
         mine = ours(after, look.reading, symbol)
@@ -224,7 +245,7 @@ def _after(copies: Iterable[Copy], news: Iterable[Seen | Ended | Reduced]) -> li
     """The copies as they are once these news are written down."""
     after = {copy.key: copy for copy in copies}
     for item in news:
-        copy = after[item.copy.key]
+        copy = after.get(item.copy.key, item.copy)
         match item:
             case Seen():
                 state = State.OPEN if copy.state not in (State.OPEN, State.CLOSING) else copy.state
@@ -242,17 +263,13 @@ def _after(copies: Iterable[Copy], news: Iterable[Seen | Ended | Reduced]) -> li
 
 def _placed(copies: Collection[Copy], look: Look, magic: int) -> dict[CopyKey, Thing]:
     """The pending orders that the account shows of copies which had none so far."""
-    lost = [copy for copy in copies if _is_placing(copy)]
+    lost = [copy for copy in copies if is_placing(copy)]
     free: list[Thing] = [
         thing
         for thing in unclaimed(copies, look.reading, magic)
         if isinstance(thing, Order) and thing.action.kind is Kind.ORDER
     ]
     return find(lost, look.evidence, free) if lost else {}
-
-
-def _is_placing(copy: Copy) -> bool:
-    return copy.kind is Kind.ORDER and copy.client_kind is None
 
 
 def _of_orders(
@@ -269,7 +286,7 @@ def _of_orders(
     for copy in copies:
         proof = look.evidence.get(copy.key, Evidence())
         patient = look.waited.get(copy.key, 0.0) < PATIENCE_S
-        if copy.client_kind is Kind.ORDER or _is_placing(copy):
+        if copy.client_kind is Kind.ORDER or is_placing(copy):
             news += _of_pending(copy, placed.get(copy.key) or orders.get(copy.client_ticket), proof, patient)
         elif is_waiting(copy) or copy.state is State.UNKNOWN:
             if copy.order in orders or any(order.comment == copy.tag for order in orders.values()):
@@ -344,7 +361,7 @@ def _of_pending(copy: Copy, order: Thing | None, proof: Evidence, patient: bool)
     if filled is not None:
         past = proof.past
         words = f"pending order {past.ticket} {past.end}" if past else "pending order ended"
-        if _is_placing(copy):
+        if is_placing(copy):
             return [Ended(copy, State.FAILED, Reason.BROKER_REFUSED, f"the broker ended it: {words}")]
         state = State.CLOSED if copy.state is State.CLOSING else State.CLOSED_BY_CLIENT
         reason = Reason.MASTER_CLOSED if copy.state is State.CLOSING else Reason.CLOSED_BY_CLIENT
@@ -375,6 +392,21 @@ def _closed_unwritten(copies: Iterable[Copy], deals: Collection[Deal]) -> list[S
             news.append(Seen(copy, Kind.POSITION, copy.client_ticket, left, last.price))
         else:
             news.append(Ended(copy, State.CLOSED, Reason.MASTER_CLOSED, how_closed(last), last))
+    return news
+
+
+def _opened_all_the_same(
+    copies: Iterable[Copy], deals: Collection[Deal], remembered: Mapping[str, Copy], magic: int
+) -> list[Seen | Ended | Reduced]:
+    """Copies that the broker said it refused, and whose order has deals: they are copies like any others."""
+    live = {copy.key for copy in copies if copy.state in LIVE}
+    news: list[Seen | Ended | Reduced] = []
+    for tag, copy in remembered.items():
+        own = [deal for deal in deals if deal.comment == tag and deal.magic == magic]
+        lots = _sum(own) if copy.action.buys else -_sum(own)
+        if copy.state is State.FAILED and copy.key not in live and lots > 0:
+            last = max(own, key=_time)
+            news.append(Seen(copy, Kind.POSITION, last.position_id, lots, last.price, last.order))
     return news
 
 

@@ -17,7 +17,17 @@ from console import Spoken
 from copies import LIVE, Copy, Evidence, Observation, State, observe, unclaimed, unseen
 from ledger import CopierLedger
 from mirror import CopyKey, Held, Mirror
-from netting import Look, busy_symbols, gone_orders, is_asked_about, observe_net, questioned
+from netting import (
+    Look,
+    busy_symbols,
+    could_be_of,
+    gone_orders,
+    is_asked_about,
+    is_like,
+    is_placing,
+    observe_net,
+    questioned,
+)
 from signals import Kind, decode, encode
 from terminal import ConnectionLost, Terminal, Unreadable
 
@@ -144,14 +154,13 @@ class Stocktaking:
 
     def _past_order(self, copy: Copy) -> PastOrder | None:
         """The order that was sent for a copy and whose ticket nobody told, by its comment: the first since then."""
-        found = [p for p in self._terminal.past_orders(3600) if p.comment == copy.tag and p.magic == copy.magic]
+        orders = [past for past in self._terminal.past_orders(3600) if past.magic == copy.magic]
+        found = [past for past in orders if past.comment == copy.tag]
         if copy.net_before is not None:  # on a netting account orders of a copy after its first have that comment too
-            closed = copy.current - copy.reduce_to if copy.reduce_to is not None else None
-            found = [
-                p
-                for p in found
-                if p.ticket > copy.after_ticket
-                and p.buys is (copy.action.buys if closed is None else not copy.action.buys)
-                and closed in (None, p.volume)
-            ]
+            found = [past for past in found if could_be_of(copy, past)]
+            if not found and is_placing(copy):  # it may have filled before it was seen, and lost its comment
+                copies = self._ledger.copies.values()
+                known = {ticket for other in copies for ticket in (other.order, other.client_ticket)}
+                alike = [past for past in orders if past.ticket not in known and is_like(copy, past)]
+                found = alike if len(alike) == 1 else []
         return min(found, key=lambda past: past.ticket, default=None)

@@ -344,7 +344,7 @@ class Terminal:
             position_id=o.position_id,
             end=ends.get(o.state, OrderEnd.UNDECIDED),
             symbol=o.symbol,
-            buys=o.type in self._actions and self._actions[o.type].buys,
+            action=self._actions.get(o.type),
             volume=exact(o.volume_initial),
             filled=exact(o.volume_initial) - exact(o.volume_current),
             magic=o.magic,

@@ -608,6 +608,27 @@ def test_a_pending_order_of_unknown_outcome_is_found_and_removed_when_the_master
     assert follower.orders == []
 
 
+@pytest.mark.parametrize("comments", [16, 0])
+@pytest.mark.parametrize("outcome", ["timeout_after_fill", "none_after_fill"])
+def test_a_pending_order_of_unknown_outcome_that_filled_before_it_was_seen_is_a_copy(
+    follower: Follower, outcome: str, comments: int
+) -> None:
+    follower.broker_keeps_of_comments(comments)
+    other = follower.master_opens(position(1, volume="0.30"))
+    follower.look()
+    follower.mt5.inject("order_send", outcome, where={"action": 5})
+    trade = follower.master_opens(order(7))
+    follower.look(1)
+    follower.falls_to(1.0900)
+    ticks(follower, 3)
+    assert (follower.state(7, Kind.ORDER), lots(follower)) == ("open", 0.4)
+    assert follower.copier._stock.foreign == {}
+    follower.master_closes(trade)
+    follower.master_closes(other)
+    ticks(follower, 5)
+    assert follower.positions == []
+
+
 def test_a_pending_order_that_shows_after_it_was_given_up_is_taken_up_and_removed(follower: Follower) -> None:
     follower.mt5.inject("order_send", "timeout_after_fill")
     follower.mt5.inject("orders_get", "stale_empty", times=None)
@@ -742,6 +763,24 @@ def test_an_order_of_a_copy_is_not_taken_for_a_later_one(net: Net, outcome: str,
     ticks(follower, 40)
     assert lots(follower) == round(0.3 + float(left), 2)
     assert follower.copier._stock.foreign == {}
+
+
+@pytest.mark.parametrize("before", [0.0, 0.3])
+def test_an_open_that_was_refused_and_executed_all_the_same_is_a_copy(net: Net, before: float) -> None:
+    follower = net()
+    if before:
+        follower.master_opens(position(1, volume="0.30"))
+        follower.look()
+    follower.mt5.inject("order_send", "retcode_after_fill", retcode=10019)
+    trade = follower.master_opens(position(2))
+    follower.look()
+    assert follower.state(2) in ("failed", "open")
+    ticks(follower, 3)
+    assert (follower.state(2), lots(follower)) == ("open", round(before + 0.1, 2))
+    assert follower.copier._stock.foreign == {}
+    follower.master_closes(trade)
+    ticks(follower, 3)
+    assert lots(follower) == before
 
 
 @pytest.mark.parametrize("late", [0, 2])

@@ -193,19 +193,19 @@ def test_an_open_without_a_trace_is_given_up_only_after_good_readings_for_the_wh
 
 
 def test_an_open_that_was_closed_before_it_was_seen_is_not_opened_again() -> None:
-    past = PastOrder(501, 501, OrderEnd.FILLED, "EURUSD", True, D("0.10"), D("0.10"), MAGIC, COPY.tag, 1)
+    past = PastOrder(501, 501, OrderEnd.FILLED, "EURUSD", Action.BUY, D("0.10"), D("0.10"), MAGIC, COPY.tag, 1)
     end = news(COPY, evidence=Evidence(past, (deal(Entry.IN), deal(Entry.OUT, reason=4))))
     assert end.state is State.CLOSED_BY_CLIENT
     assert "stop loss" in end.detail
 
 
 def test_an_order_that_the_broker_cancelled_unfilled_has_failed() -> None:
-    past = PastOrder(501, 0, OrderEnd.CANCELLED, "EURUSD", True, D("0.10"), D(0), MAGIC, COPY.tag, 1)
+    past = PastOrder(501, 0, OrderEnd.CANCELLED, "EURUSD", Action.BUY, D("0.10"), D(0), MAGIC, COPY.tag, 1)
     assert news(COPY, evidence=Evidence(past)).state is State.FAILED
 
 
 def test_an_order_that_filled_in_part_before_it_was_cancelled_has_not_failed() -> None:
-    past = PastOrder(501, 501, OrderEnd.CANCELLED, "EURUSD", True, D("0.10"), D("0.04"), MAGIC, COPY.tag, 1)
+    past = PastOrder(501, 501, OrderEnd.CANCELLED, "EURUSD", Action.BUY, D("0.10"), D("0.04"), MAGIC, COPY.tag, 1)
     assert look(COPY, evidence=Evidence(past, (deal(Entry.IN, "0.04"),))).news == ()
 
 
@@ -248,7 +248,7 @@ def test_a_pending_order_that_filled_is_seen_as_its_position() -> None:
 
 def test_a_pending_order_that_filled_under_another_ticket_is_found_through_the_history() -> None:
     copy = replace(OPEN, kind=Kind.ORDER, client_kind=Kind.ORDER)
-    past = PastOrder(501, 777, OrderEnd.FILLED, "EURUSD", True, D("0.10"), D("0.10"), MAGIC, "", 1)
+    past = PastOrder(501, 777, OrderEnd.FILLED, "EURUSD", Action.BUY, D("0.10"), D("0.10"), MAGIC, "", 1)
     found = news(copy, things=(shown(777),), evidence=Evidence(past))
     assert (found.kind, found.ticket) == (Kind.POSITION, 777)
 
@@ -262,7 +262,7 @@ def test_a_pending_order_that_filled_under_another_ticket_is_found_through_the_h
 )
 def test_a_pending_order_that_was_deleted_or_expired_has_ended(end: OrderEnd, state: State, reason: Reason) -> None:
     copy = replace(OPEN, kind=Kind.ORDER, client_kind=Kind.ORDER)
-    past = PastOrder(501, 0, end, "EURUSD", True, D("0.10"), D(0), MAGIC, "", 1)
+    past = PastOrder(501, 0, end, "EURUSD", Action.BUY, D("0.10"), D(0), MAGIC, "", 1)
     ended = news(copy, evidence=Evidence(past))
     assert (ended.state, ended.reason) == (state, reason)
 

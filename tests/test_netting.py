@@ -92,7 +92,7 @@ def deal(lots: str, order: int = 0, comment: str = "", at: int = 5, price: str =
 
 
 def past(end: OrderEnd, filled: str = "0", ticket: int = 600, position_id: int = POSITION) -> PastOrder:
-    return PastOrder(ticket, position_id, end, "EURUSD", True, D("0.10"), D(filled), MAGIC, "", 1)
+    return PastOrder(ticket, position_id, end, "EURUSD", Action.BUY, D("0.10"), D(filled), MAGIC, "", 1)
 
 
 def observe(

@@ -677,5 +677,5 @@ def test_the_simulated_broker_takes_every_request(execution: int, flags: int) ->
     assert terminal.remove_order(order).verdict is Verdict.DONE
     past = terminal.past_order(order.ticket)
     assert past is not None
-    assert (past.end, past.buys, past.volume, past.filled) == (OrderEnd.CANCELLED, True, D(1), D(0))
+    assert (past.end, past.action, past.volume, past.filled) == (OrderEnd.CANCELLED, Action.BUY_LIMIT, D(1), D(0))
     assert not terminal.read().everything

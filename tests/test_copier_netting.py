@@ -783,18 +783,24 @@ def test_an_open_that_was_refused_and_executed_all_the_same_is_a_copy(net: Net, 
     assert lots(follower) == before
 
 
-@pytest.mark.parametrize("late", [0, 2])
-def test_a_reduction_whose_ticket_nobody_told_is_not_taken_for_the_close(follower: Follower, late: int) -> None:
-    """The sum has shown it before the history did."""
+@pytest.mark.parametrize(
+    ("late", "left", "seconds"),
+    [(0, "0.05", 1), (2, "0.04", 1), (2, "0.05", 4)],
+    ids=["told by the history", "of other lots", "told by the history later"],
+)
+def test_a_reduction_whose_ticket_nobody_told_is_not_taken_for_the_close(
+    follower: Follower, late: int, left: str, seconds: int
+) -> None:
+    """Where it is late the sum has shown it before the history did."""
     follower.master_opens(position(1, volume="0.30"))
     trade = follower.master_opens(position(2))
     follower.look(4)
     unknown(follower, "none_after_fill")
     follower.mt5.inject("history_orders_get", "late", seconds=late, times=1)
     follower.mt5.inject("history_deals_get", "late", seconds=late, times=1)
-    trade = follower.master_closes(trade, "0.04")
-    ticks(follower, 1)
-    assert lots(follower) == 0.34
+    trade = follower.master_closes(trade, left)
+    ticks(follower, seconds)
+    assert lots(follower) == round(0.3 + float(left), 2)
     unknown(follower, "none_not_executed")
     follower.master_closes(trade)
     ticks(follower, 40)

@@ -335,6 +335,15 @@ def test_a_full_disk_changes_nothing_and_is_over_when_there_is_room(ledger: Copi
         assert list(again.copies.values()) == [copy(1), copy(2)]
 
 
+def test_the_highest_ticket_is_known_although_it_could_not_be_stored(ledger: CopierLedger) -> None:
+    ledger.record(replace(copy(1), order=700))
+    assert ledger.highest_ticket() == 700
+    ledger._db.execute("PRAGMA query_only = 1")
+    with pytest.raises(LedgerError):
+        ledger.keep(replace(copy(2), order=800))
+    assert ledger.highest_ticket() == 800
+
+
 def test_a_ledger_that_could_not_be_begun_is_let_go(path: Path) -> None:
     opened: list[sqlite3.Connection] = []
 

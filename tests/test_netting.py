@@ -18,8 +18,10 @@ from netting import (
     Look,
     NetSeen,
     busy_symbols,
+    could_be_of,
     gone_orders,
     is_asked_about,
+    is_like,
     lots_of,
     observe_net,
     ours,
@@ -194,6 +196,57 @@ def test_an_order_that_was_given_up_is_not_found_in_the_sum() -> None:
 def test_the_sum_shows_the_order_that_is_waited_for_and_not_the_one_that_was_given_up() -> None:
     given_up = replace(opening(state=State.UNKNOWN), ticket=3)
     assert news(observe(given_up, opening(), account=(held("0.10"),))) == [(2, "position", "0.10")]
+
+
+def test_the_ticket_that_the_history_told_is_handed_on() -> None:
+    proof = Evidence(past(OrderEnd.FILLED, "0.10"), (deal("0.10", 600),))
+    (opened,) = observe(opening(), account=(held("0.10"),), evidence=proof).observation.news
+    proof = Evidence(past(OrderEnd.FILLED, "0.04", 601), (deal("-0.04", 601),))
+    seen, reduced = observe(trimming(to="0.06"), account=(held("0.06"),), evidence=proof).observation.news
+    (failed,) = observe(
+        trimming(to="0.06"), account=(held("0.10"),), evidence=Evidence(past(OrderEnd.CANCELLED, ticket=602))
+    ).observation.news
+    told = [item.order for item in (opened, seen, reduced, failed) if not isinstance(item, Ended)]
+    assert told == [600, 601, 601, 602]
+
+
+@pytest.mark.parametrize(
+    ("sent", "changes", "fits"),
+    [
+        (opening(), {}, True),
+        (opening(), {"ticket": 500}, False),
+        (opening(), {"action": Action.SELL}, False),
+        (opening(), {"action": None}, False),
+        (trimming(), {"action": Action.SELL}, True),
+        (trimming(), {}, False),
+        (trimming(to="0.04"), {"action": Action.SELL}, False),
+        (trimming(to="0.04"), {"action": Action.SELL, "volume": D("0.06")}, True),
+        (trimming(to="0.04"), {"action": Action.SELL, "volume": D("0.06"), "ticket": 500}, False),
+    ],
+)
+def test_of_the_orders_with_a_copys_comment_one_can_be_that_which_is_waited_for(
+    sent: Copy, changes: dict[str, Any], fits: bool
+) -> None:
+    assert could_be_of(sent, replace(past(OrderEnd.FILLED), **changes)) is fits
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({}, True),
+        ({"comment": "changed by the broker"}, True),
+        ({"comment": tag_of(("master_user", Kind.ORDER, 8, 0))}, False),
+        ({"ticket": 500}, False),
+        ({"symbol": "GBPUSD"}, False),
+        ({"action": Action.SELL_LIMIT}, False),
+        ({"volume": D("0.20")}, False),
+    ],
+)
+def test_an_order_without_its_comment_is_like_the_pending_order_that_is_waited_for(
+    changes: dict[str, Any], fits: bool
+) -> None:
+    alike = replace(past(OrderEnd.FILLED), **{"action": Action.BUY_LIMIT, **changes})
+    assert is_like(placing(), alike) is fits
 
 
 def test_of_two_orders_at_once_the_sum_shows_neither() -> None:

@@ -151,6 +151,10 @@ class PastOrder:
     comment: str
     time_msc: int  # when it was set up
 
+    @property
+    def buys(self) -> bool:
+        return self.action is not None and self.action.buys
+
 
 @dataclass(frozen=True, slots=True)
 class Symbol:

@@ -228,7 +228,7 @@ class CopierLedger(Ledger):
         tickets = [
             ticket for copy in self._kept.values() for ticket in (copy.after_ticket, copy.order, copy.client_ticket)
         ]
-        return max([int(rows[0]["highest"] or 0), *tickets])
+        return max(int(rows[0]["highest"] or 0), max(tickets, default=0))
 
     def record(
         self,

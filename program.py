@@ -239,7 +239,7 @@ def add_to_log(path: Path, text: str) -> None:
 
 def look_at_all(command: list[str], content: bytes, say: Callable[[str], None]) -> int:
     """The table of `check.py`, looked at by a process of its own, because the terminal may hang. 0 when all is good."""
-    good, bad, unknown = [*marks()]
+    good, bad, unknown = marks()
     say("")
     say(f"  {good} settings: no mistake found in the file")
     with subprocess.Popen(
@@ -273,14 +273,14 @@ def look_at_all(command: list[str], content: bytes, say: Callable[[str], None]) 
     return 1 if wrong else 0
 
 
-def marks() -> str:
+def marks() -> tuple[str, str, str]:
     """For good, bad and not known, such as the console's font and encoding have."""
-    wanted = "\u221a\u00d7-" if sys.platform == "win32" else "\u2713\u2717-"
+    good, bad = ("\u221a", "\u00d7") if sys.platform == "win32" else ("\u2713", "\u2717")
     try:
-        wanted.encode(sys.stdout.encoding or "ascii")
+        (good + bad).encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
-        return "+X-"
-    return wanted
+        return "+", "X", "-"
+    return good, bad, "-"
 
 
 # --- the working part ------------------------------------------------------------------------------------------------

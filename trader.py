@@ -505,7 +505,7 @@ class Trader:
         except Unreadable as problem:
             log.warning("the orders before this one of %s are not known: %s", named(copy), problem)
             return highest
-        return max([highest, *own])
+        return max(highest, max(own, default=0))
 
     def _set_stops(self, step: SetStops) -> None:
         key, position = step.copy.key, step.position

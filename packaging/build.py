@@ -212,10 +212,9 @@ def compiled(modules: Iterable[str], target: Path) -> list[str]:
     for name in modules:
         shutil.copy(ROOT / f"{name}.py", target)
     files = [str(target / f"{name}.py") for name in wanted]
-    run(
-        [sys.executable, "-m", "Cython.Build.Cythonize", "-3", "--inplace", "-j", str(os.cpu_count() or 1), *files],
-        "Cython",
-    )
+    # Annotations are for readers and mypy: Cython takes them for more, and refuses a StrEnum where `str` stands.
+    options = ["-3", "-X", "annotation_typing=False", "--inplace", "-j", str(os.cpu_count() or 1)]
+    run([sys.executable, "-m", "Cython.Build.Cythonize", *options, *files], "Cython")
     for name in wanted:
         (target / f"{name}.py").unlink()
     for name, lines in STARTS.items():

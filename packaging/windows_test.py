@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+import tty
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -507,6 +508,7 @@ class Window:
 
     def __init__(self, wine: Wine, executable: Path) -> None:
         self._here, there = pty.openpty()
+        tty.setraw(there)  # as Wine wants it: an Enter that comes before Wine has seen to that would be another key
         self.process = subprocess.Popen(
             wine.command(executable),
             cwd=executable.parent,

@@ -92,7 +92,7 @@ class Group:
 
     last: int
     told_at: float  # monotonic
-    members: dict[Member, None] = field(default_factory=dict)  # in the order of joining
+    connections: dict[Connection, None] = field(default_factory=dict)  # in the order of joining
 
 
 def view_of(user: User, store: Store) -> View:
@@ -168,7 +168,7 @@ class Hub:
 
     def _audience(self, master: str) -> int:
         with self._list:
-            return sum(len(group.members) for view, group in self._groups.items() if view.sees(master))
+            return sum(len(group.connections) for view, group in self._groups.items() if view.sees(master))
 
     def _broadcast(self, entries: Sequence[Entry]) -> None:
         started = self._clock.monotonic()
@@ -181,7 +181,7 @@ class Hub:
                     message = change_message(entry, view)
                     message["prev"], group.last = group.last, entry.seq
                     messages.append(message)
-                    told[entry.seq] += len(group.members)
+                    told[entry.seq] += len(group.connections)
                 if messages:
                     self._send(group, messages)
         took_ms = (self._clock.monotonic() - started) * 1000
@@ -201,7 +201,7 @@ class Hub:
 
     def _send(self, group: Group, messages: Iterable[Mapping[str, Any]]) -> None:
         frames = [encode(message).encode() for message in messages]
-        self._fan_out([member.connection for member in group.members], frames)
+        self._fan_out(list(group.connections), frames)
         group.told_at = self._clock.monotonic()
 
     # --- coming and going --------------------------------------------------------------------------------------------
@@ -274,12 +274,12 @@ class Hub:
         group = self._groups.get(member.view)
         if group is None:
             group = self._groups[member.view] = Group(seq, self._clock.monotonic())
-        group.members[member] = None
+        group.connections[member.connection] = None
 
     def _leave_group(self, member: Member) -> None:
         group = self._groups[member.view]
-        group.members.pop(member)
-        if not group.members:
+        group.connections.pop(member.connection)
+        if not group.connections:
             del self._groups[member.view]
 
     def _forget(self, member: Member, code: int, reason: str) -> None:
@@ -444,7 +444,7 @@ class Hub:
         with self._list:
             for view, group in self._groups.items():
                 if view.sees(master.name):
-                    self._fan_out([member.connection for member in group.members], [encode(message).encode()])
+                    self._fan_out(list(group.connections), [encode(message).encode()])
 
     def _beat(self, now: int) -> None:
         with self._list:

@@ -29,6 +29,7 @@ from records import Clock
 log = logging.getLogger(__name__)
 
 PING_S: Final = 5.0  # two of these without a byte from the other side end a connection
+PING_TURNS: Final = 5  # groups of connections that are pinged at different times
 CLOSING_S: Final = 2.0  # how long the other side has to answer a close
 LOOK_S: Final = 1.0  # between two looks at all connections
 ASLEEP_S: Final = 5.0  # later than this: the computer slept, and nobody can be blamed for silence
@@ -106,6 +107,7 @@ class WebSocket:
         "heard",
         "heard_at",
         "listener",
+        "number",
         "outbox",
         "parser",
         "peer",
@@ -116,11 +118,13 @@ class WebSocket:
         "watching_writes",
     )
 
-    def __init__(self, thread: SocketThread, sock: socket.socket, peer: str, listener: Listener) -> None:
+    def __init__(self, thread: SocketThread, sock: socket.socket, peer: str, listener: Listener, number: int) -> None:
+        """`number` is how many the thread had been given before."""
         self._thread = thread
         self.sock = sock
         self.peer = peer
         self.listener = listener
+        self.number = number
         self.parser = FrameProtocol(client=False, extensions=[])
         self.taken = ""  # of a message whose end has not come yet
         self.outbox: deque[bytes] = deque()  # whole frames
@@ -181,7 +185,7 @@ class SocketThread:
 
     def adopt(self, sock: socket.socket, peer: str, early: bytes, listener: Listener) -> WebSocket:
         """Take over a connected socket whose handshake is done."""
-        connection = WebSocket(self, sock, peer, listener)
+        connection = WebSocket(self, sock, peer, listener, self._adopted)
         self._adopted += 1
         self.queue(connection, _Adopt(early))
         return connection
@@ -337,7 +341,9 @@ class SocketThread:
             self._gone(connection, LOST, f"the socket cannot be used: {error}")
             return
         self._sockets.add(connection)
-        connection.heard_at = connection.pinged_at = self._clock.monotonic()
+        connection.heard_at = self._clock.monotonic()
+        # Those who came together are not pinged together: reading a thousand answers at once would hold up a signal.
+        connection.pinged_at = connection.heard_at - PING_S * (connection.number % PING_TURNS) / PING_TURNS
         if early:
             self._understand(connection, early)
         if isinstance(connection.sock, ssl.SSLSocket):

@@ -36,7 +36,7 @@ class Extent:
 
 
 SHORT: Final = Extent("short", (1, 100, 1000), 30, 2, 1, (1, 10), 8, 0.5)
-FULL: Final = Extent("full", fanout.SIZES, 40, 4, 3, (1, 10, 50), 12, 1.5)
+FULL: Final = Extent("full", fanout.SIZES, 30, 3, 3, (1, 10, 50), 10, 1.0)
 
 
 @dataclass
@@ -71,10 +71,10 @@ def measured(extent: Extent, soak_minutes: float) -> Page:
 
     def fan_out() -> Sequence[str]:
         names = [fanout.OURS, *PEERS]
-        results = fanout.run([50], [fanout.OURS], extent.repetitions, 100, 0, say)
+        results = fanout.run([50], [fanout.OURS], 2, 100, 0, say)
         for followers, needed in FOR_GOALS:
             fanout.run([followers], needed, extent.repetitions, 100, 2, say, results)
-        fanout.run(extent.sizes, names, 1, extent.signals, 2, say, results)
+        fanout.run(extent.sizes, names, 1, extent.signals, 1, say, results)
         page.goals += results.goals()
         return fanout.table(results, names)
 

@@ -213,7 +213,7 @@ KINDS: Final = {
     "books": Kind(books, (10, 100, 1000)),
     "users": Kind(users, (100, 1000, 10_000)),
     "logs": Kind(logs, (1000, 10_000, 100_000, 1_000_000)),
-    "returns": Kind(returns, (250, 500, 1000, 2000)),
+    "returns": Kind(returns, (250, 500, 1000)),
 }
 
 

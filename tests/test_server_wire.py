@@ -331,3 +331,19 @@ def test_connections_of_several_threads_all_get_it(monkeypatch: pytest.MonkeyPat
 def test_a_long_reason_fits_a_close_frame() -> None:
     assert len(close_frame(4403, "é" * 500)) <= 2 + 125
     assert frames(frame(TEXT, b"x") + close_frame(1000, ""))[1] == (CLOSE, b"\x03\xe8")  # type: ignore[arg-type]
+
+
+def test_connections_that_came_together_are_pinged_in_turns(ends: Ends) -> None:
+    others = [ends.connect()[1] for _ in range(wire.PING_TURNS)]
+    pinged: list[list[int]] = []
+    for _ in range(wire.PING_TURNS):
+        ends.step(wire.PING_S / wire.PING_TURNS)
+        pinged.append([])
+        for number, other in enumerate(others):
+            other.setblocking(False)
+            try:
+                assert other.recv(KB) == frame(Opcode.PING, b"")
+            except BlockingIOError:
+                continue
+            pinged[-1].append(number)
+    assert pinged == [[4], [3], [2], [1], [0]]

@@ -43,6 +43,7 @@ FULL: Final = Extent("full", fanout.SIZES, 30, 3, 3, (1, 10, 50), 10, 1.0)
 class Page:
     goals: list[Goal] = field(default_factory=list)
     sections: list[str] = field(default_factory=list)
+    failed: bool = False
 
     def section(self, title: str, measure: Callable[[], Sequence[str]]) -> None:
         say(f"\n== {title}")
@@ -52,6 +53,10 @@ class Page:
         except NotHere as why:
             say(f"NOT MEASURED: {why}")
             lines = [f"**Not measured**: {why}."]
+        except (AssertionError, OSError, RuntimeError) as error:  # what the other measurements found is kept
+            self.failed = True
+            lines = [f"**Failed**: {str(error).strip().splitlines()[0] if str(error).strip() else repr(error)}"]
+            say(f"FAILED: {error}")
         self.sections.append("\n".join([f"### {title}", "", *lines, ""]))
         say(f"({time.monotonic() - began:.0f} s)")
 
@@ -129,4 +134,4 @@ def main(arguments: Sequence[str]) -> int:
     if not options.print_only:
         write(PAGE, results)
         say(f"written into {PAGE.relative_to(ROOT).as_posix()}")
-    return 0
+    return 1 if page.failed else 0

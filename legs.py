@@ -115,4 +115,4 @@ def whole(held: Held) -> tuple[CopyKey, Held]:
     """A trade that was always one leg."""
     trade = held.trade
     order = trade.ticket if trade.kind is Kind.POSITION else 0
-    return (trade.master, *trade.key, 0), replace(held, order=order)
+    return (trade.master, *trade.key, 0), held if held.order == order else replace(held, order=order)

@@ -226,9 +226,7 @@ class Mirror:
         for key, held in trades.items():
             before = self.trades.get(key)
             if before is not None and before.detected_at:
-                trades[key] = Held(
-                    held.trade, held.age_at_receipt_ms, held.received, before.detected_at, before.server_time
-                )
+                trades[key] = replace(held, detected_at=before.detected_at, server_time=before.server_time)
         self._closed = {key for key in self._closed if key[0] in self.went_back and key not in trades}
         self.masters, self.trades = masters, trades
         self._server_clock, self.book_received = clock, now
@@ -328,4 +326,5 @@ def _held(data: Mapping[str, Any], clock: RemoteClock, now: float, detected_at: 
     trade = trade_from_server(data)
     server_now = clock.now_ms(now) or server_time
     age = max(0, server_now - trade.opened_at) if trade.opened_at else None
-    return Held(trade, age, now, detected_at, server_time)
+    order = trade.ticket if trade.kind is Kind.POSITION else 0  # of a hedging account: it has the position's number
+    return Held(trade, age, now, detected_at, server_time, order=order)

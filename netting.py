@@ -61,7 +61,12 @@ class NetSeen:
 
 def lots_of(reading: Reading, symbol: str) -> Decimal:
     """The symbol's lots on the account, below 0 when they are sold."""
-    return sum((p.volume if p.action.buys else -p.volume for p in reading.positions if p.symbol == symbol), NOTHING)
+    return sum((lots_of_part(p) for p in reading.positions if p.symbol == symbol), NOTHING)
+
+
+def lots_of_part(position: Position) -> Decimal:
+    """Below 0 when they are sold."""
+    return position.volume if position.action.buys else -position.volume
 
 
 def part_of(copy: Copy, reading: Reading) -> Position | None:
@@ -210,7 +215,10 @@ def observe_net(
         after = _after(after, forgotten)
         mine = ours(after, look.reading, symbol)
         strange = lots - mine - foreign.get(symbol, NOTHING)
-        if strange:
+        untold = _opened_untold(after, deals or (), remembered, books, magic, symbol)
+        if untold and sum((lots_of_part(part) for _, part in untold), NOTHING) == strange:
+            adopted += untold
+        elif strange:
             closing, rest = _closed_by_client(after, mine, strange, foreign.get(symbol, NOTHING), lots, deals or ())
             news += closing
             foreign[symbol] = rest
@@ -408,6 +416,45 @@ def _opened_all_the_same(
             last = max(own, key=_time)
             news.append(Seen(copy, Kind.POSITION, last.position_id, lots, last.price, last.order))
     return news
+
+
+def _opened_untold(
+    copies: Iterable[Copy],
+    deals: Collection[Deal],
+    remembered: Mapping[str, Copy],
+    books: Mapping[CopyKey, Held],
+    magic: int,
+    symbol: str,
+) -> list[tuple[Held, Position]]:
+    """The same of an order that the broker refused for now, so that the ledger does not have it any more: what the
+    deals with its comment have made. Not of a trade of several legs: which of its lots that is, nothing shows."""
+    known = {copy.key for copy in copies}
+    parts: dict[str, list[Deal]] = {}
+    for deal in deals:
+        if deal.magic == magic and deal.comment not in remembered:
+            parts.setdefault(deal.comment, []).append(deal)
+    tags = tagged(books, parts)
+    found = []
+    for comment in parts.keys() & tags.keys():
+        key, held = tags[comment]
+        lots, last = _sum(parts[comment]), max(parts[comment], key=_time)
+        if lots and key not in known and [*(other for other in books if other[:3] == key[:3])] == [(*key[:3], 0)]:
+            part = Position(
+                ticket=0,
+                identifier=last.position_id,
+                symbol=symbol,
+                action=Action.BUY if lots > 0 else Action.SELL,
+                volume=abs(lots),
+                price=last.price,
+                sl=NOTHING,
+                tp=NOTHING,
+                magic=magic,
+                comment=comment,
+                time_msc=last.time_msc,
+                profit=NOTHING,
+            )
+            found.append((held, part))
+    return found
 
 
 def _closed_by_client(

@@ -107,6 +107,7 @@ def observe(
     foreign: Mapping[str, D] | None = None,
     remembered: Mapping[str, Copy] | None = None,
     trades: tuple[Trade, ...] = (),
+    legs: tuple[Trade, ...] = (),
     books_known: bool = True,
 ) -> NetSeen:
     reading = Reading(
@@ -123,6 +124,7 @@ def observe(
         foreign or {},
     )
     books = dict(whole(Held(trade, 0, 0.0)) for trade in trades)
+    books |= {(*held.trade_key, 1): held for held in (Held(trade, 0, 0.0, leg=1) for trade in legs)}
     return observe_net(copies, look, remembered or {}, books, MAGIC, books_known=books_known)
 
 
@@ -676,11 +678,32 @@ def test_what_this_ledger_knows_to_have_ended_is_not_taken_up_again() -> None:
     assert seen.foreign == {"EURUSD": D("0.20")}
 
 
-def test_beside_a_copy_that_is_known_nothing_is_taken_up() -> None:
+def test_beside_a_copy_that_is_known_another_is_taken_up_when_its_deals_are_what_is_strange() -> None:
+    """The broker executed what it said to have refused."""
     known = copy(1, lots="0.30")
     seen = observe(known, account=(held("0.20"),), history=DEALS, trades=(LONG, SHORT))
+    assert parts(seen) == [(2, "0.10")]
+    assert (news(seen), seen.foreign) == ([], {})
+    flat = observe(copy(1, lots="0.10"), history=(deal("0.10"), DEALS[1]), trades=(LONG, SHORT))
+    assert parts(flat) == [(2, "0.10")], "also when the symbol is flat with it"
+
+
+@pytest.mark.parametrize(
+    ("lots", "changes"),
+    [
+        ("0.25", {}),
+        ("0.20", {"trades": (LONG,)}),
+        ("0.20", {"legs": (SHORT,)}),
+        ("0.20", {"remembered": {TAGS[2]: copy(2, "SELL", state=State.CLOSED)}}),
+        ("0.20", {"history": (DEALS[0], replace(DEALS[1], magic=0))}),
+    ],
+    ids=["other lots", "no trade of a master", "several legs", "known to have ended", "not our number"],
+)
+def test_beside_a_copy_that_is_known_nothing_is_taken_up_without_proof(lots: str, changes: dict[str, Any]) -> None:
+    fields: dict[str, Any] = {"history": DEALS, "trades": (LONG, SHORT), "contradicted": PATIENCE_S, **changes}
+    seen = observe(copy(1, lots="0.30"), account=(held(lots),), **fields)
     assert seen.observation.adopted == ()
-    assert news(seen) == [(1, "position", "0.20")]
+    assert news(seen) == [(1, "position", lots)]
 
 
 def test_before_the_books_are_known_a_position_is_neither_ours_nor_the_followers() -> None:

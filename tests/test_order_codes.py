@@ -385,3 +385,42 @@ def test_a_modification_arrives_in_the_end_and_does_no_harm(
     assert {request["action"] for request in watched.sent} == {6 if kind is Kind.POSITION else 7}
     assert follower.state(1, kind) == "open"
     ends_well(follower, trade)
+
+
+# --- the same on a netting account ------------------------------------------------------------------------------------
+
+
+def net_lots(follower: Follower) -> float:
+    return float(sum(p.volume if p.is_buy else -p.volume for p in follower.broker.positions()))
+
+
+@pytest.mark.parametrize("how", ["not_executed", "executed"])
+@pytest.mark.parametrize("op", [Op.OPEN, Op.REDUCE, Op.CLOSE])
+@EACH
+def test_on_a_netting_account_no_order_is_made_twice_and_none_is_lost(make: Make, code: int, op: Op, how: str) -> None:
+    """Beside another copy: there the sum alone says nothing, and a second close would open the other side."""
+    if code == INVALID_FILL and how == "executed":
+        return
+    follower = make(limits=Limits(50, 20, 5, D(10), D(10), 20), account={"margin_mode": "netting"})
+    other = follower.master_opens(position(2, "SELL", "0.30"))
+    follower.look()
+    if op is Op.OPEN:
+        inject(follower, op, code, how)
+    trade = follower.master_opens(position(1))
+    follower.ticks(1)
+    if op is not Op.OPEN:
+        inject(follower, op, code, how)
+        remaining = "0.04" if op is Op.REDUCE else "0"
+        trade = follower.master_closes(trade, remaining)
+    follower.ticks(40)
+    refused = op is Op.OPEN and how == "not_executed" and verdict_of(op, code) is not Verdict.LATER
+    wanted = {Op.OPEN: 0.0 if refused else 0.1, Op.REDUCE: 0.04, Op.CLOSE: 0.0}[op]
+    assert net_lots(follower) == pytest.approx(wanted - 0.3)
+    assert follower.copier._stock.foreign == {}
+    if op is not Op.CLOSE:
+        follower.master_closes(trade)
+        follower.ticks(3)
+        assert net_lots(follower) == pytest.approx(-0.3)
+    follower.master_closes(other)
+    follower.ticks(3)
+    assert follower.positions == []

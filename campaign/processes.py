@@ -22,7 +22,13 @@ ROOT = Path(__file__).resolve().parent.parent
 MAGIC = 123456
 LISTENING = re.compile(rb"listen\w* on \S*?:(\d+)\b")
 PARTS = ("master", "client", "server", "sender", "copier")
-PASSWORDS = {"master_user": "secret_password", "client_user": "client_password", "admin": "admin_password"}
+PASSWORDS = {
+    "master_user": "secret_password",
+    "client_user": "client_password",
+    "admin": "admin_password",
+    "terminal": "trading_password",  # of both accounts
+    "investor": "reading_password",
+}
 LOGINS = {"master": 1001, "client": 2001}
 
 
@@ -92,7 +98,7 @@ class Chain:
     def connect(self, part: str) -> None:
         mt5 = self.master if part == "master" else self.client
         address = f"127.0.0.1:{self.ports[part]}"
-        if not mt5.initialize(address, login=LOGINS[part], password="demo", server="Sim"):  # noqa: S106 - everybody's
+        if not mt5.initialize(address, login=LOGINS[part], password=PASSWORDS["terminal"], server="Sim"):
             raise Vain(f"{address} does not answer: {mt5.last_error()}")
 
     def write_configs(self) -> None:
@@ -101,11 +107,21 @@ class Chain:
         sim = {"server": "Sim", "module": "mt5_sim"}
         sender = {
             "api": {"url": url, "username": "master_user", "password": PASSWORDS["master_user"], **ca_file},
-            "mt5": {**sim, "login": 1001, "password": "investor", "path": f"127.0.0.1:{self.ports['master']}"},
+            "mt5": {
+                **sim,
+                "login": 1001,
+                "password": PASSWORDS["investor"],
+                "path": f"127.0.0.1:{self.ports['master']}",
+            },
         }
         client = {
             "api": {"url": url, "username": "client_user", "password": PASSWORDS["client_user"], **ca_file},
-            "mt5": {**sim, "login": 2001, "password": "demo", "path": f"127.0.0.1:{self.ports['client']}"},
+            "mt5": {
+                **sim,
+                "login": 2001,
+                "password": PASSWORDS["terminal"],
+                "path": f"127.0.0.1:{self.ports['client']}",
+            },
             "trade_copy": self.trade_copy,
         }
         (self.folder / "config_sender.json").write_text(json.dumps(sender))
@@ -115,6 +131,7 @@ class Chain:
         port = str(self.ports.get(part, 0))
         if part in ("master", "client"):
             more = ["--login", str(LOGINS[part]), "--state", f"{part}.state.json", *self.terminal_options]
+            more += ["--password", PASSWORDS["terminal"], "--investor-password", PASSWORDS["investor"]]
             return ["sim_terminal.py", "--port", port, *more]
         if part == "server":
             tls = (

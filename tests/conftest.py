@@ -10,7 +10,10 @@ from typing import Any
 
 import hypothesis
 import pytest
+from chain import PASSWORDS
 from follower import Follower, Make
+from secrets_kit import left_lying
+from server_kit import PASSWORD as SERVER_PASSWORD
 
 # The machine that runs the tests may be slow or busy: time is never what makes a test fail. On CI the examples
 # are the same in every run, so a change is judged by what it changed.
@@ -28,6 +31,14 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("AIBOT_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_is_left_lying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """After the last test: whatever they have written, but for the files that are there to hold secrets."""
+    yield
+    found = left_lying(tmp_path_factory.getbasetemp(), SERVER_PASSWORD, *PASSWORDS.values())
+    assert not found, f"secrets are in {found}"
 
 
 @pytest.fixture

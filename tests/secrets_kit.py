@@ -30,3 +30,17 @@ def assert_no_secrets(folder: Path, *secrets: str, but: Collection[str] = ()) ->
             assert not found, f"{path.name}: {found[0]!r}"
             looked_through += 1
     assert looked_through
+
+
+KEEPERS: Final = re.compile(r"config\w*\.json|.*\.secret|.*\.pem|.*\.pyc?")  # files that hold secrets, or the tests'
+
+
+def left_lying(folder: Path, *secrets: str) -> dict[str, bytes]:
+    """Files anywhere below the folder that hold one of these secrets, or a token, and should not."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and not KEEPERS.fullmatch(path.name):
+            secret = secrets_in(path.read_bytes(), *secrets)
+            if secret:
+                found[str(path.relative_to(folder))] = secret[0]
+    return found

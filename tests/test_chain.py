@@ -22,7 +22,7 @@ def chain(tmp_path: Path) -> Iterator[Chain]:
         yield one
     finally:
         one.stop()
-    assert_no_secrets(tmp_path, *PASSWORDS.values(), "investor", but={"config_sender.json", "config_client.json"})
+    assert_no_secrets(tmp_path, *PASSWORDS.values(), but={"config_sender.json", "config_client.json"})
 
 
 def running_copier(chain: Chain) -> None:

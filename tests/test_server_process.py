@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import requests
 import websocket
-from secrets_kit import assert_no_secrets, secrets_in
+from secrets_kit import assert_no_secrets, left_lying, secrets_in
 from server_kit import ORIGINAL_SIGNAL, PASSWORD
 
 from config import is_loopback
@@ -456,3 +456,5 @@ def test_a_secret_left_lying_is_found_in_whatever_form(tmp_path: Path) -> None:
     (tmp_path / "x.log").write_bytes(b"... canary secret ...")
     with pytest.raises(AssertionError, match=r"x\.log"):
         assert_no_secrets(tmp_path, "canary secret")
+    (tmp_path / "config_client.json").write_bytes(b"canary secret")
+    assert list(left_lying(tmp_path, "canary secret")) == ["x.log"]

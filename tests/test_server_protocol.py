@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from server_kit import PASSWORD, Caller, Listening, serving
+from wsproto.frame_protocol import CloseReason
 
+import hub
+import wire
 from signals import FIRST_SERVER_TICKET, ChangeType
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
@@ -100,3 +103,12 @@ def test_the_table_of_messages_is_complete() -> None:
     rows = re.findall(r"^\| server \| (.*?) \|", table, re.MULTILINE)
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == sent
     assert set(re.findall(r'kind == "(\w+)"', code)) == {"sync"}
+
+
+def test_the_table_of_close_codes_is_complete() -> None:
+    sent = {value for module in (hub, wire) for value in vars(module).values() if type(value) is int}
+    sent = {value for value in sent if 1000 < value < 1016 or 4400 <= value < 4500} - {wire.LOST, wire.INTERNAL}
+    sent |= {CloseReason.PROTOCOL_ERROR, CloseReason.INVALID_FRAME_PAYLOAD_DATA, CloseReason.MESSAGE_TOO_BIG}
+    table = PAGE.read_text(encoding="utf-8").partition("### Ends")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE)
+    assert sorted(int(code) for row in rows for code in row.split(", ")) == sorted(sent)

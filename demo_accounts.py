@@ -85,9 +85,9 @@ class Sight:
 class Account:
     """One connection to a simulated terminal. Every method raises `AccountFailed` when it gets no answer."""
 
-    def __init__(self, address: str, login: int) -> None:
+    def __init__(self, address: str, login: int, password: str = PASSWORD) -> None:
         self.mt5: Any = mt5_sim.Client()
-        if not self.mt5.initialize(address, login=login, password=PASSWORD, server=SERVER):
+        if not self.mt5.initialize(address, login=login, password=password, server=SERVER):
             raise self._unanswered("initialize")
         self.netting = self._answer("account_info").margin_mode != t.ACCOUNT_MARGIN_MODE_RETAIL_HEDGING
         self._deals: dict[int, Any] = {}  # by ticket: those of a netting account that were seen

@@ -203,7 +203,7 @@ class Campaign:
         if part not in self.parts.running:
             raise AccountFailed(f"the {part}'s terminal is dead")
         if part not in self._accounts:
-            self._accounts[part] = Account(f"127.0.0.1:{self.parts.ports[part]}", LOGINS[part])
+            self._accounts[part] = Account(f"127.0.0.1:{self.parts.ports[part]}", LOGINS[part], PASSWORDS["terminal"])
         return self._accounts[part]
 
     def _forget_account(self, part: str) -> None:

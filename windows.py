@@ -79,8 +79,8 @@ def lower_priority() -> None:
     if sys.platform == "win32":
         import ctypes
 
-        below_normal = -1
-        ctypes.windll.kernel32.SetThreadPriority(ctypes.windll.kernel32.GetCurrentThread(), below_normal)
+        this_thread, below_normal = ctypes.c_void_p(-2), -1
+        ctypes.windll.kernel32.SetThreadPriority(this_thread, below_normal)
 
 
 _kept: list[Any] = []  # what Windows calls must not be collected

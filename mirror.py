@@ -214,8 +214,9 @@ class Mirror:
             reported_at = masters[name].reported_at if name in masters else None
             if older or (another and (reported_at is not None or name not in masters)):
                 went_back[name] = Doubt(now, reported_at)  # what it says of reports may be long past
-            elif not another and name not in masters and name in self.went_back:
-                went_back[name] = self.went_back[name]
+            elif not another and name not in masters:  # deactivated, or no longer followed
+                if name in self.went_back:
+                    went_back[name] = self.went_back[name]
             elif not another and (doubt := self._doubt(name, reported_at, now)):
                 went_back[name] = doubt
         self.went_back = went_back

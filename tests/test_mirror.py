@@ -295,6 +295,20 @@ def test_a_master_who_is_deactivated_in_a_backup_is_not_believed_when_it_names_h
     assert mirror.speaks_for(HER, Source.TERMINAL, "e1")
 
 
+def test_a_master_who_is_deactivated_is_in_no_doubt_and_nothing_that_was_closed_is_remembered(mirror: Mirror) -> None:
+    """The order had filled: of what it became, the book of a deactivated master says nothing."""
+    order = trade(7, kind=Kind.ORDER, action=Action.SELL_LIMIT)
+    mirror.apply(change("signal", 11, 10, order), NOW)
+    mirror.apply(change("signal", 12, 11, trade(7, action=Action.SELL)), NOW)
+    mirror.apply(change("close", 13, 12, order, remaining=0), NOW)
+    mirror.apply(book(13, masters={}), NOW)
+    assert not mirror.went_back
+    assert not mirror.speaks_for(("anna", Kind.ORDER, 7), Source.TERMINAL, "e1")
+    mirror.apply(book(13, trade(), trade(7, action=Action.SELL)), NOW + 1)
+    assert not mirror.went_back
+    assert mirror.believed(HER)
+
+
 def test_he_is_not_believed_by_a_copier_that_was_started_meanwhile_either() -> None:
     mirror = Mirror("e1", 10, "a", ["anna"])  # of whom there are copies
     mirror.apply(book(7, masters={}), NOW)

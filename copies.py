@@ -164,6 +164,7 @@ class Reduced:
     copy: Copy
     done: bool
     order: int = 0  # its ticket, where the history told it
+    left: Decimal | None = None  # lots after it, where the account does not show them
 
 
 @dataclass(frozen=True, slots=True)

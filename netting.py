@@ -261,7 +261,7 @@ def _after(copies: Iterable[Copy], news: Iterable[Seen | Ended | Reduced]) -> li
             case Ended():
                 copy = replace(copy, state=item.state, current=NOTHING, reduce_to=None)
             case Reduced():
-                copy = replace(copy, reduce_to=None)
+                copy = replace(copy, reduce_to=None, current=copy.current if item.left is None else item.left)
         after[copy.key] = copy
     return list(after.values())
 
@@ -348,7 +348,7 @@ def _of_market(
     left = max(copy.current - filled, NOTHING)
     if not left:
         return [Ended(copy, State.CLOSED, Reason.MASTER_CLOSED, how_closed(deal), deal)]
-    return [Seen(copy, Kind.POSITION, copy.client_ticket, left, price, order), Reduced(copy, done=True, order=order)]
+    return [Reduced(copy, done=True, order=order, left=left)]
 
 
 def _time(deal: Deal) -> tuple[int, int]:

@@ -181,7 +181,9 @@ class Trader:
 
     def _reduced(self, news: Reduced) -> None:
         copy = self._ledger.copies[news.copy.key]
-        now = replace(copy, reduce_to=None, order=news.order or copy.order)
+        # The lots and that the order is settled are one change: half of it would be taken away again after a crash.
+        current = copy.current if news.left is None else news.left
+        now = replace(copy, reduce_to=None, current=current, order=news.order or copy.order)
         self._store(now, self._report("reduced", now, volume=now.current) if news.done else None)
         if news.done:
             log.info("reduced %s to %s lots", named(now), now.current)

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from decimal import Decimal as D
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -993,6 +994,57 @@ def test_a_crash_around_a_close_or_reduction_closes_it_once(net: Net, before: bo
         lowest = min(lowest, lots(follower))
     assert lots(follower) == lowest == round(base + float(left), 2)
     assert follower.state(2) == ("open" if D(left) else "closed")
+
+
+def dies_after_commit(follower: Follower, number: int) -> None:
+    """The copier dies just after it has written to the ledger for so many times."""
+    real, left = follower.ledger._transaction, number
+
+    @contextmanager
+    def transaction() -> Iterator[Any]:
+        nonlocal left
+        with real() as db:
+            yield db
+        left -= 1
+        if not left:
+            raise Killed
+
+    follower.ledger._transaction = transaction  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("part", [None, 0.5])
+@pytest.mark.parametrize("left", ["0", "0.06"])
+@pytest.mark.parametrize("other", ["", "BUY"])
+def test_a_crash_after_any_commit_of_a_close_or_reduction_counts_it_once(
+    tmp_path: Path, other: str, left: str, part: float | None
+) -> None:
+    """What an order has done and that it is settled are one change in the ledger."""
+    for number in range(1, 9):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        follower = Follower(folder, account={"margin_mode": "netting"}, limits=LIMITS)
+        follower.sends_book()
+        follower.look()
+        if other:
+            follower.master_opens(position(1, other, "0.30"))
+            follower.look(4)
+        base = lots(follower)
+        trade = follower.master_opens(position(2))
+        follower.look(4)
+        if part is not None:
+            follower.mt5.inject("order_send", "partial", fraction=part)
+        dies_after_commit(follower, number)
+        follower.master_closes(trade, left)
+        with suppress(Killed):
+            follower.look(8)
+        follower.restart()
+        follower.sends_book()
+        follower.passes(40)
+        assert lots(follower) == round(base + float(left), 2), number
+        copy = follower.copy(2)
+        assert copy is not None
+        assert (copy.current, follower.copier._stock.foreign) == (D(left), {}), number
+        follower.kill()
 
 
 @pytest.mark.parametrize("call", ["open", "trade_against"])

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from chain import MAGIC, ROOT, Chain
+from chain import MAGIC, PASSWORDS, ROOT, Chain
 from test_chain import running_copier
 
 import check
@@ -100,14 +100,14 @@ def test_the_sender_is_checked_with_the_investor_password(desk: Desk) -> None:
         ({"api": {"url": "http://127.0.0.1:1"}}, "server: GET http://127.0.0.1:1/health: no connection", "is api.url"),
         ({"api": {"password": "wrong-password"}}, "log-in: ", "check api.username and api.password"),
         (
-            {"api": {"username": "master_user", "password": "secret_password"}},
+            {"api": {"username": "master_user", "password": PASSWORDS["master_user"]}},
             "log-in: master_user (master)",
             "needs a user with the role client",
         ),
         ({"api": {"ws_url": "ws://127.0.0.1:1"}}, "WebSocket: ", "firewall"),
         ({"mt5": {"path": "127.0.0.1:1"}}, "MetaTrader 5: no connection to the terminal", ""),
         ({"mt5": {"password": "wrong"}}, "MetaTrader 5: no connection to the terminal", ""),
-        ({"mt5": {"password": "investor"}}, "trading password: the account is read-only", ""),
+        ({"mt5": {"password": PASSWORDS["investor"]}}, "trading password: the account is read-only", ""),
         ({"symbols": {"suffix": ".x"}}, "EURUSD = EURUSD.x: the broker has no symbol EURUSD.x", "symbols.map"),
         ({"symbols": {"map": {"DAX": "GER40"}}}, "DAX = GER40: the broker has no symbol GER40", "symbols.map"),
         ({"trade_copy": {"max_spread_points": 0}}, "EURUSD: spread now ", "max_spread_points"),

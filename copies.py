@@ -286,7 +286,8 @@ def find(copies: Iterable[Copy], evidence: Mapping[CopyKey, Evidence], free: lis
 
     By ticket or tag first, for all of them; by likeness only what is left. Likeness is for brokers that replace the
     comment. It is safe because no second order of the same symbol, side and volume is sent while one is unresolved,
-    because tickets rise (nothing that was there before can be it), and because it must be unique both ways.
+    because tickets rise (nothing that was there before can be it), and because it must be unique both ways: among what
+    has all the lots, then among the parts that are left.
     """
     lost = [copy for copy in copies if copy.state in (State.OPENING, State.UNKNOWN)]
     found: dict[CopyKey, Thing] = {}
@@ -299,17 +300,23 @@ def find(copies: Iterable[Copy], evidence: Mapping[CopyKey, Evidence], free: lis
             free.remove(sure[0])
     opening = [copy for copy in lost if copy.state is State.OPENING and copy.key not in found]
     given_up = [copy for copy in lost if copy.state is State.UNKNOWN and copy.key not in found]
-    alike = {
-        copy.key: [thing for thing in free if _alike(copy, thing) and not _rather_of(given_up, thing, copy)]
-        for copy in opening
-    }
-    for copy in opening:
-        rivals = [other for other in opening if other is not copy and set(alike[other.key]) & set(alike[copy.key])]
-        if len(alike[copy.key]) == 1 and not rivals:
-            found[copy.key] = alike[copy.key][0]
-    for thing in found.values():
-        if thing in free:
-            free.remove(thing)
+    for whole in (True, False):  # what has all the lots first: otherwise it could as well be a part of a larger order
+        waiting = [copy for copy in opening if copy.key not in found]
+        alike = {
+            copy.key: [
+                thing
+                for thing in free
+                if _alike(copy, thing)
+                and (thing.volume == copy.volume or not whole)
+                and not _rather_of(given_up, thing, copy)
+            ]
+            for copy in waiting
+        }
+        for copy in waiting:
+            rivals = [other for other in waiting if other is not copy and set(alike[other.key]) & set(alike[copy.key])]
+            if len(alike[copy.key]) == 1 and not rivals:
+                found[copy.key] = alike[copy.key][0]
+        free[:] = [thing for thing in free if thing not in found.values()]
     return found
 
 

@@ -160,6 +160,23 @@ def test_two_that_are_alike_are_nobodys() -> None:
     assert len(seen.strangers) == 2
 
 
+def test_what_has_all_the_lots_of_one_order_is_not_taken_for_a_part_of_a_larger_one() -> None:
+    larger = replace(COPY, ticket=98, tag=tag_of(("m", Kind.POSITION, 98)), volume=D("0.20"))
+    seen = look(COPY, larger, things=(shown(501, "#"), shown(502, "#", volume=D("0.20"))))
+    assert {(news.copy.ticket, news.ticket) for news in seen.news if isinstance(news, Seen)} == {
+        (COPY.ticket, 501),
+        (98, 502),
+    }
+    assert seen.strangers == ()
+
+
+def test_what_may_be_a_part_of_two_orders_is_nobodys() -> None:
+    larger = replace(COPY, ticket=98, tag=tag_of(("m", Kind.POSITION, 98)), volume=D("0.20"))
+    seen = look(COPY, larger, things=(shown(501, "#", volume=D("0.04")),))
+    assert seen.news == ()
+    assert len(seen.strangers) == 1
+
+
 def test_a_fill_of_part_of_the_volume_is_found() -> None:
     assert news(COPY, things=(shown(volume=D("0.04")),)).volume == D("0.04")
 

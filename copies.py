@@ -216,6 +216,14 @@ def observe(
     news: list[Seen | Ended | Reduced] = []
     doubt: list[Copy] = []
 
+    filled = {
+        copy.key: _position_of(copy, positions, evidence)
+        for copy in copies
+        if copy.state in (State.OPEN, State.CLOSING)
+    }
+    for position in filled.values():  # before anything is looked for: what became of one order is no part of another
+        if position in free:
+            free.remove(position)
     found = find(copies, evidence, free)
     for copy in copies:
         proof = evidence.get(copy.key, Evidence())
@@ -226,9 +234,7 @@ def observe(
             elif copy.state is State.OPENING and (end := _never_opened(copy, proof, patient)):
                 news.append(end)
             continue
-        position = positions.get(copy.client_ticket)
-        if position is None and proof.past is not None:
-            position = positions.get(proof.past.position_id)  # a pending order that filled
+        position = filled.get(copy.key)
         order = orders.get(copy.client_ticket) if copy.client_kind is Kind.ORDER else None
         shown = order or position
         if shown is None:
@@ -238,8 +244,6 @@ def observe(
             else:
                 news.append(end)
             continue
-        if position in free:
-            free.remove(position)
         if copy.client_kind is not shown.kind or copy.current != shown.volume:
             news.append(_seen(copy, shown))
         if copy.reduce_to is not None and (shown.volume <= copy.reduce_to or not patient):
@@ -275,6 +279,14 @@ def tagged(books: Mapping[CopyKey, Held], comments: Iterable[str]) -> dict[str, 
                 other = (*key[:3], leg)
                 found.setdefault(tag_of(other), (other, replace(held, leg=leg)))
     return found
+
+
+def _position_of(
+    copy: Copy, positions: Mapping[int, Position], evidence: Mapping[CopyKey, Evidence]
+) -> Position | None:
+    """The position of a copy; where it was a pending order, the one that came of it."""
+    past = evidence.get(copy.key, Evidence()).past
+    return positions.get(copy.client_ticket) or (positions.get(past.position_id) if past is not None else None)
 
 
 def _seen(copy: Copy, thing: Thing) -> Seen:

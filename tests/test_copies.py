@@ -170,6 +170,15 @@ def test_what_has_all_the_lots_of_one_order_is_not_taken_for_a_part_of_a_larger_
     assert seen.strangers == ()
 
 
+def test_what_became_of_an_order_that_is_known_is_not_taken_for_a_part_of_another() -> None:
+    known = replace(
+        COPY, ticket=98, tag=tag_of(("m", Kind.POSITION, 98)), state=State.OPEN, volume=D("0.04"), current=D("0.04"),
+        client_kind=Kind.ORDER, client_ticket=501,
+    )  # fmt: skip
+    seen = look(COPY, known, things=(shown(501, "#", volume=D("0.04")),))
+    assert [(news.copy.ticket, news.ticket) for news in seen.news if isinstance(news, Seen)] == [(98, 501)]
+
+
 def test_what_may_be_a_part_of_two_orders_is_nobodys() -> None:
     larger = replace(COPY, ticket=98, tag=tag_of(("m", Kind.POSITION, 98)), volume=D("0.20"))
     seen = look(COPY, larger, things=(shown(501, "#", volume=D("0.04")),))

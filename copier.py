@@ -28,7 +28,7 @@ from mirror import CopyKey, Held, Mirror
 from plan import Known, Open, Refuse, Rules, StopsAre, plan
 from program import main
 from safety import Copying, Limits, drawdown_percent, stricter
-from signals import Action, Check, an_object, number, one_of, or_null, read_fields
+from signals import Action, Check, Source, an_object, number, one_of, or_null, read_fields
 from stocktaking import Stocktaking
 from terminal import ConnectionLost, Terminal, Unreadable
 from trader import Trader
@@ -229,8 +229,9 @@ class Copier:
             self._mirror.synced = False
             self._ask_for_book(began)
         incomplete = self._mirror.synced and not self._settings_heard
-        waits = self._mirror.went_back or incomplete or self._waits_for_a_report()
-        if waits and began - self._mirror.book_received >= ASK_AGAIN_S:
+        if began - self._mirror.book_received >= ASK_AGAIN_S and (
+            self._mirror.went_back or incomplete or self._waits_for_a_report()
+        ):
             # Settings, and what is said of a master's reports, have no number by which their loss is noticed.
             self._ask_for_book(began)
         try:
@@ -239,10 +240,14 @@ class Copier:
             self._last_look, self._last_wall = self._clock.monotonic(), self._clock.time()
 
     def _waits_for_a_report(self) -> bool:
-        """Whether there are copies of trades that the book does not show and that are not known to have ended."""
+        """Whether the server's book lacks copied trades of a sender that has not reported to its database yet."""
         mirror = self._mirror
-        missing = [c for c in self._ledger.copies.values() if c.state in LIVE and c.key[:3] not in mirror.trades]
-        return mirror.synced and any(not mirror.speaks_for(c.key[:3], c.source, c.epoch) for c in missing)
+        unreported = {name for name, master in mirror.masters.items() if master.reported_at is None}
+        return bool(unreported) and any(
+            copy.key[0] in unreported and copy.source is Source.TERMINAL and copy.key[:3] not in mirror.trades
+            for copy in self._ledger.copies.values()
+            if copy.state in LIVE
+        )
 
     def _look(self, began: float) -> bool:
         try:

@@ -212,7 +212,6 @@ def observe(
     """
     positions = {p.identifier: p for p in reading.positions}
     orders = {o.ticket: o for o in reading.orders}
-    free = unclaimed(copies, reading, magic)
     news: list[Seen | Ended | Reduced] = []
     doubt: list[Copy] = []
 
@@ -221,9 +220,8 @@ def observe(
         for copy in copies
         if copy.state in (State.OPEN, State.CLOSING)
     }
-    for position in filled.values():  # before anything is looked for: what became of one order is no part of another
-        if position in free:
-            free.remove(position)
+    # Before anything is looked for: what became of one order is no part of another.
+    free = [thing for thing in unclaimed(copies, reading, magic) if thing not in filled.values()]
     found = find(copies, evidence, free)
     for copy in copies:
         proof = evidence.get(copy.key, Evidence())

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from mirror import CopyKey, Held, Mirror
-from signals import NOTHING, Increase, Kind, Trade
+from signals import NOTHING, Increase, Trade
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +35,21 @@ Legs = tuple[Leg, ...]
 
 def one_leg(trade: Trade, buys: bool, lots: Decimal) -> Leg:
     """A trade that was entered at once."""
-    order = trade.ticket if trade.kind is Kind.POSITION else 0
-    return Leg(0, buys, lots, lots, trade.price, order, trade.opened_at)
+    return Leg(0, buys, lots, lots, trade.price, trade.first_order, trade.opened_at)
 
 
 def first_legs(trade: Trade) -> Legs:
     """The legs of a trade as it is seen first: what it has grown by last is one of its own."""
     buys = trade.action.buys
-    order = trade.ticket if trade.kind is Kind.POSITION else 0
     grown = trade.increase
     if grown is None:
         return (one_leg(trade, buys, trade.volume),)
     lots = min(grown.volume, trade.volume)
     before = trade.volume - lots
     if not before:
-        return (Leg(0, buys, lots, lots, grown.price, grown.order or order, grown.at),)
+        return (Leg(0, buys, lots, lots, grown.price, grown.order or trade.first_order, grown.at),)
     return (
-        Leg(0, buys, before, before, trade.price, order, trade.opened_at),
+        one_leg(trade, buys, before),
         Leg(1, buys, lots, lots, grown.price, grown.order, grown.at),
     )
 
@@ -114,5 +112,5 @@ def held_as(held: Held, legs: Legs, mirror: Mirror, now: float) -> Iterator[tupl
 def whole(held: Held) -> tuple[CopyKey, Held]:
     """A trade that was always one leg."""
     trade = held.trade
-    order = trade.ticket if trade.kind is Kind.POSITION else 0
-    return (trade.master, *trade.key, 0), held if held.order == order else replace(held, order=order)
+    key = (trade.master, *trade.key, 0)
+    return key, held if held.order == trade.first_order else replace(held, order=trade.first_order)

@@ -327,5 +327,4 @@ def _held(data: Mapping[str, Any], clock: RemoteClock, now: float, detected_at: 
     trade = trade_from_server(data)
     server_now = clock.now_ms(now) or server_time
     age = max(0, server_now - trade.opened_at) if trade.opened_at else None
-    order = trade.ticket if trade.kind is Kind.POSITION else 0  # of a hedging account: it has the position's number
-    return Held(trade, age, now, detected_at, server_time, order=order)
+    return Held(trade, age, now, detected_at, server_time, order=trade.first_order)

@@ -438,7 +438,7 @@ def _opened_untold(
     for comment in parts.keys() & tags.keys():
         key, held = tags[comment]
         lots, last = _sum(parts[comment]), max(parts[comment], key=_time)
-        if lots and key not in known and [*(other for other in books if other[:3] == key[:3])] == [(*key[:3], 0)]:
+        if lots and key not in known and [other for other in books if other[:3] == key[:3]] == [(*key[:3], 0)]:
             part = Position(
                 ticket=0,
                 identifier=last.position_id,

@@ -122,7 +122,8 @@ def check_newest(ledger: CopierLedger, terminal: Terminal, config: ClientConfig)
             one.identifier: one for one in reversed(sent) if one.magic == config.magic and one.identifier > highest
         }
         unknown = [one for one in later.values() if ledger.remembered(one.comment, one.identifier) is None]
-        for copy in [copy for copy in ledger.copies.values() if copy.state is State.OPENING]:
+        opening = [copy for copy in ledger.copies.values() if copy.state is State.OPENING]
+        for copy in opening:
             # Where the broker replaces comments, this may be what became of the order that was sent last.
             alike = (one for one in unknown if (one.symbol, one.buys) == (copy.symbol, copy.action.buys))
             if (its := next((one for one in alike if not is_tag(one.comment)), None)) is not None:
@@ -131,7 +132,7 @@ def check_newest(ledger: CopierLedger, terminal: Terminal, config: ClientConfig)
             return
         newest = max(unknown).identifier
         why = f"the account has had an order of ours, #{newest}, that it does not know: is it an old copy?"
-        for copy in [copy for copy in ledger.copies.values() if copy.state is State.OPENING]:
+        for copy in opening:
             # What became of it is on the account, and may be a part by now: it is adopted with the lots of both sides.
             ledger.withdraw(copy)
     log.error("this ledger begins anew, trades that are open already are not copied: %s", why)

@@ -99,6 +99,11 @@ class Trade:
     def key(self) -> Key:
         return (self.kind, self.ticket)
 
+    @property
+    def first_order(self) -> int:
+        """Ticket of the order that opened it, whose number a position keeps for life; 0 of a pending order."""
+        return self.ticket if self.kind is Kind.POSITION else 0
+
 
 Book = Mapping[Key, Trade]  # one master's trades
 

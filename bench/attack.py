@@ -284,7 +284,7 @@ def certificate_in(place: Path) -> tuple[Path, Path]:
     certificate, key = place / "certificate.pem", place / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     try:
         subprocess.run(command, check=True, capture_output=True)
     except FileNotFoundError as error:

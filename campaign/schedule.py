@@ -12,10 +12,13 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Final
 
 import sim_types as t
 from campaign.world import FOREIGN_MAGIC, SYMBOLS, MachineClock, Part, Setup, Trade, World, position_of
+from db import Store
+from ledger import CopierLedger
 from sim_api import Session
 from sim_api import Terminal as SimTerminal
 from sim_broker import Broker
@@ -308,36 +311,32 @@ def _remember_loss(world: World, name: str) -> None:
 
 def back_up(world: World, draw: random.Random) -> None:
     if world.server.alive:
-        copy = sqlite3.connect(world.folder / "backup.db")
-        world.server.objects.store._db.backup(copy)
-        copy.close()
-
-
-def _restored(world: World, draw: random.Random) -> None:
-    """The server's database as it was some time ago, put back."""
-    backup = world.folder / "backup.db"
-    if not backup.exists():
-        return
-    _stopped(world, world.server, draw)
-    world._remove(world.folder / "server.db")
-    shutil.copy(backup, world.folder / "server.db")
-    world.reports_lost = True
+        _keep(world.server.objects.store, world.folder / "server.copy")
 
 
 def copy_ledger(world: World, draw: random.Random) -> None:
     if world.copier.alive:
-        copy = sqlite3.connect(world.folder / "copier.copy")
-        world.copier.objects.ledger._db.backup(copy)
-        copy.close()
+        _keep(world.copier.objects.ledger, world.folder / "copier.copy")
 
 
-def _ledger_put_back(world: World, draw: random.Random) -> None:
-    """The copier's ledger as it was some time ago, put back."""
-    if (world.folder / "copier.copy").exists():
-        _stopped(world, world.copier, draw)
-        world._remove(world.folder / "copier.db")
-        shutil.copy(world.folder / "copier.copy", world.folder / "copier.db")
-        _remember_loss(world, "copier")
+def _keep(source: Store | CopierLedger, file: Path) -> None:
+    copy = sqlite3.connect(file)
+    source._db.backup(copy)
+    copy.close()
+
+
+def _put_back(name: str) -> Happening:
+    """The part's file as it was some time ago, put back."""
+
+    def put_back(world: World, draw: random.Random) -> None:
+        kept = world.folder / f"{name}.copy"
+        if kept.exists():
+            _stopped(world, getattr(world, name), draw)
+            world._remove(world.folder / f"{name}.db")
+            shutil.copy(kept, world.folder / f"{name}.db")
+            _remember_loss(world, name)
+
+    return put_back
 
 
 def _second_sender(world: World, draw: random.Random) -> None:
@@ -537,7 +536,7 @@ FAULTS: Final[dict[str, Happening]] = {
     "ledger of the sender damaged": _file_damaged("sender"),
     "ledger of the copier damaged": _file_damaged("copier"),
     "database of the server damaged": _file_damaged("server"),
-    "database of the server restored from an old backup": _restored,
+    "database of the server restored from an old backup": _put_back("server"),
     "second sender": _second_sender,
     "second copier": _second_copier,
     "copy closed by hand": _by_hand,
@@ -564,7 +563,7 @@ MORE_FAULTS: Final[dict[str, Happening]] = {
     "order: master closes before it is filled": _closed_while_under_way,
     "requests: delayed for 20 to 30 s": _network("very late"),
     "websocket: frame in parts": _frame_in_parts,
-    "old ledger of the copier put back": _ledger_put_back,
+    "old ledger of the copier put back": _put_back("copier"),
     "follower trades himself": _own_trade,
     "machine asleep as long as patience": _asleep_for_patience,
 }

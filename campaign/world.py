@@ -606,7 +606,7 @@ class World:
         except Unusable as problem:  # the operator does what the words say
             self.note("operator", str(problem))
             self._remove(path)
-            backup = self.folder / "backup.db"
+            backup = self.folder / "server.copy"
             if backup.exists():
                 shutil.copy(backup, path)
             else:

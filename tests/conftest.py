@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,9 @@ from chain import PASSWORDS
 from follower import Follower, Make
 from secrets_kit import left_lying
 from server_kit import PASSWORD as SERVER_PASSWORD
+
+from bench.attack import certificate_in
+from bench.rig import NotHere
 
 # The machine that runs the tests may be slow or busy: time is never what makes a test fail. On CI the examples
 # are the same in every run, so a change is judged by what it changed.
@@ -79,13 +81,7 @@ def follower(make: Make) -> Follower:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed")
-    return certificate, key
+        return certificate_in(tmp_path_factory.mktemp("tls"))
+    except NotHere as why:
+        pytest.skip(str(why))

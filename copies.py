@@ -203,12 +203,13 @@ def observe(
     remembered: Mapping[int, Copy],
     books: Mapping[CopyKey, Held],
     magic: int,
+    ordered: Mapping[int, Decimal],
 ) -> Observation:
     """What became of our copies.
 
     `copies` are the live ones and those given up as unknown; `evidence` and `waited` (seconds of good readings without
     the copy) speak of those that `unseen` named; `remembered` has the ledger's copy for the identifier of what is
-    `unclaimed`, found by its comment or by the ticket it once had.
+    `unclaimed`, found by its comment or by the ticket it once had; `ordered` is explained at `find`.
     """
     positions = {p.identifier: p for p in reading.positions}
     orders = {o.ticket: o for o in reading.orders}
@@ -222,7 +223,7 @@ def observe(
     }
     # Before anything is looked for: what became of one order is no part of another.
     free = [thing for thing in unclaimed(copies, reading, magic) if thing not in filled.values()]
-    found = find(copies, evidence, free)
+    found = find(copies, evidence, free, ordered)
     for copy in copies:
         proof = evidence.get(copy.key, Evidence())
         patient = waited.get(copy.key, 0.0) < PATIENCE_S
@@ -291,13 +292,16 @@ def _seen(copy: Copy, thing: Thing) -> Seen:
     return Seen(copy, thing.kind, thing.identifier, thing.volume, thing.price)
 
 
-def find(copies: Iterable[Copy], evidence: Mapping[CopyKey, Evidence], free: list[Thing]) -> dict[CopyKey, Thing]:
+def find(
+    copies: Iterable[Copy], evidence: Mapping[CopyKey, Evidence], free: list[Thing], ordered: Mapping[int, Decimal]
+) -> dict[CopyKey, Thing]:
     """What the account shows of orders whose outcome is not known; what is found is taken out of `free`.
 
     By ticket or tag first, for all of them; by likeness only what is left. Likeness is for brokers that replace the
-    comment. It is safe because no second order of the same symbol, side and volume is sent while one is unresolved,
-    because tickets rise (nothing that was there before can be it), and because it must be unique both ways: among what
-    has all the lots, then among the parts that are left.
+    comment. It is safe because the order that was sent asked for just these lots, however much of them was filled;
+    because no second order of the same symbol, side and volume is sent while one is unresolved; because tickets rise
+    (nothing that was there before can be it); and because it must be unique both ways. `ordered` are the lots that the
+    opening orders of positions asked for, by the position's identifier; what the position has where that is not known.
     """
     lost = [copy for copy in copies if copy.state in (State.OPENING, State.UNKNOWN)]
     found: dict[CopyKey, Thing] = {}
@@ -308,26 +312,23 @@ def find(copies: Iterable[Copy], evidence: Mapping[CopyKey, Evidence], free: lis
         if sure:
             found[copy.key] = sure[0]
             free.remove(sure[0])
-    opening = [copy for copy in lost if copy.state is State.OPENING and copy.key not in found]
-    given_up = [copy for copy in lost if copy.state is State.UNKNOWN and copy.key not in found]
-    for whole in (True, False):  # what has all the lots first: otherwise it could as well be a part of a larger order
-        waiting = [copy for copy in opening if copy.key not in found]
-        alike = {
-            copy.key: [
-                thing
-                for thing in free
-                if _alike(copy, thing)
-                and (thing.volume == copy.volume or not whole)
-                and not _rather_of(given_up, thing, copy)
-            ]
-            for copy in waiting
-        }
-        for copy in waiting:
-            rivals = [other for other in waiting if other is not copy and set(alike[other.key]) & set(alike[copy.key])]
-            if len(alike[copy.key]) == 1 and not rivals:
-                found[copy.key] = alike[copy.key][0]
-        free[:] = [thing for thing in free if thing not in found.values()]
+    waiting = [copy for copy in lost if copy.state is State.OPENING and copy.key not in found]
+    alike = {
+        copy.key: [t for t in free if _alike(copy, t) and _lots_ordered(t, ordered) == copy.volume] for copy in waiting
+    }
+    for copy in waiting:
+        rivals = [other for other in waiting if other is not copy and set(alike[other.key]) & set(alike[copy.key])]
+        if len(alike[copy.key]) == 1 and not rivals:
+            found[copy.key] = alike[copy.key][0]
+    free[:] = [thing for thing in free if thing not in found.values()]
     return found
+
+
+def lookalikes(copies: Iterable[Copy], things: Iterable[Thing]) -> list[Position]:
+    """Positions that may be what became of an order whose outcome is not known, or a part of it: by the lots that their
+    opening orders asked for, which the history has, `find` tells whose they are."""
+    waiting = [copy for copy in copies if copy.state is State.OPENING]
+    return [t for t in things if isinstance(t, Position) and any(_alike(copy, t) for copy in waiting)]
 
 
 def _alike(copy: Copy, thing: Thing) -> bool:
@@ -341,11 +342,8 @@ def _alike(copy: Copy, thing: Thing) -> bool:
     )
 
 
-def _rather_of(given_up: Iterable[Copy], thing: Thing, copy: Copy) -> bool:
-    """Whether it has exactly the lots of an order that was given up, and not those of this copy: it may be that one."""
-    return thing.volume != copy.volume and any(
-        other.volume == thing.volume and _alike(other, thing) for other in given_up
-    )
+def _lots_ordered(thing: Thing, ordered: Mapping[int, Decimal]) -> Decimal:
+    return thing.initial_volume if isinstance(thing, Order) else ordered.get(thing.identifier, thing.volume)
 
 
 def is_tag(comment: str) -> bool:

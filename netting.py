@@ -277,7 +277,7 @@ def _placed(copies: Collection[Copy], look: Look, magic: int) -> dict[CopyKey, T
         for thing in unclaimed(copies, look.reading, magic)
         if isinstance(thing, Order) and thing.action.kind is Kind.ORDER
     ]
-    return find(lost, look.evidence, free) if lost else {}
+    return find(lost, look.evidence, free, {}) if lost else {}
 
 
 def _of_orders(

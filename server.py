@@ -31,6 +31,7 @@ from typing import Any, Final
 
 from api import Registration, Settings, create_app
 from auth import PASSWORD, Passwords, network_of, read_secret
+from clocks import AwakeClock
 from config import is_loopback
 from console import LOG_BYTES, LOG_FILES
 from db import NameTaken, Store, Unavailable, Unusable, hold
@@ -208,7 +209,7 @@ def serve(options: argparse.Namespace) -> int:
             except OSError as error:
                 raise Unusable(f"{file} can be read by others, and that cannot be changed: {error.strerror}") from error
         secret = read_secret(database.with_suffix(".secret"))
-        store = Store(database, time)
+        store = Store(database, AwakeClock())
         taken_down.callback(store.close)
 
         def thread_failed() -> None:
@@ -306,7 +307,7 @@ def make_first_admin(store: Store) -> None:
 def add_user(options: argparse.Namespace) -> int:
     name = valid(USERNAME, options.name, "the user name")
     password = asked_password(name)
-    with contextlib.closing(Store(options.database, time, guest=True)) as store:
+    with contextlib.closing(Store(options.database, AwakeClock(), guest=True)) as store:
         try:
             store.add_user(name, Passwords().hashed(password), options.role)
         except NameTaken as error:
@@ -316,7 +317,7 @@ def add_user(options: argparse.Namespace) -> int:
 
 
 def change_password(options: argparse.Namespace) -> int:
-    with contextlib.closing(Store(options.database, time, guest=True)) as store:
+    with contextlib.closing(Store(options.database, AwakeClock(), guest=True)) as store:
         if store.user_named(options.name) is None:
             raise Unusable(f"there is no user {options.name} in {options.database}")
         store.change_user(options.name, password=Passwords().hashed(asked_password(options.name)))
@@ -325,14 +326,14 @@ def change_password(options: argparse.Namespace) -> int:
 
 
 def list_users(options: argparse.Namespace) -> int:
-    with contextlib.closing(Store(options.database, time, guest=True)) as store:
+    with contextlib.closing(Store(options.database, AwakeClock(), guest=True)) as store:
         for user in store.users():
             print(f"{user.id:5}  {user.username:24} {user.role:8} {'active' if user.active else 'not active'}")
     return 0
 
 
 def back_up(options: argparse.Namespace) -> int:
-    with contextlib.closing(Store(options.database, time, guest=True)) as store:
+    with contextlib.closing(Store(options.database, AwakeClock(), guest=True)) as store:
         store.back_up(options.file)
     print(f"{options.database} copied to {options.file}")
     return 0

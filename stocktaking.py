@@ -14,7 +14,7 @@ from typing import Final
 
 from account import Deal, MarginMode, PastOrder, Reading
 from console import Spoken
-from copies import LIVE, Copy, Evidence, Observation, State, observe, unclaimed, unseen
+from copies import LIVE, Copy, Evidence, Observation, State, Thing, lookalikes, observe, unclaimed, unseen
 from ledger import CopierLedger
 from mirror import CopyKey, Held, Mirror
 from netting import (
@@ -74,11 +74,28 @@ class Stocktaking:
         waited = self._waited({*missing, *(copy for copy in watched if copy.reduce_to is not None)}, now)
         evidence = {copy.key: self._evidence(copy, now) for copy in missing}
         magic = self._magic
+        things = unclaimed(watched, reading, magic)
         remembered: dict[int, Copy] = {}
-        for thing in unclaimed(watched, reading, magic):
+        for thing in things:
             if (copy := self._ledger.remembered(thing.comment, thing.identifier)) is not None:
                 remembered[thing.identifier] = copy
-        return observe(watched, reading, evidence, waited, remembered, books, magic)
+        return observe(watched, reading, evidence, waited, remembered, books, magic, self._ordered(watched, things))
+
+    def _ordered(self, copies: list[Copy], things: list[Thing]) -> dict[int, Decimal]:
+        """The lots that the orders asked for which these positions came of, where only that tells whose they are. On a
+        hedging account a position's identifier is the ticket of its opening order (MT5 docs, POSITION_IDENTIFIER)."""
+        asked = {}
+        for position in lookalikes(copies, things):
+            try:
+                past = self._terminal.past_order(position.identifier)
+            except ConnectionLost:
+                raise
+            except Unreadable as problem:
+                self._spoken.say("history", f"the history cannot be read: {problem}")
+                break
+            if past is not None:
+                asked[position.identifier] = past.volume
+        return asked
 
     def _observe_net(
         self, watched: list[Copy], reading: Reading, books: Mapping[CopyKey, Held], now: float

@@ -102,6 +102,7 @@ def _closed_wrongly(world: World) -> list[str]:
     found = []
     copied = Copied(world)
     broker = world.client_broker
+    sent_at = {order.ticket: order.time_setup_msc for order in broker.account.old_orders.items}
     by_position: dict[int, list[Deal]] = defaultdict(list)
     for deal in broker.account.deals.items:
         if deal.position_id in copied.master_of:
@@ -111,18 +112,22 @@ def _closed_wrongly(world: World) -> list[str]:
             continue  # proportions begin anew with what both sides hold
         trade = copied.master_of[identifier]
         left = whole = D(0)
+        by_others: list[Deal] = []
         for deal in deals:
             if deal.entry == t.DEAL_ENTRY_IN:
                 left, whole = left + deal.volume, whole + deal.volume
                 continue
             left -= deal.volume
             if deal.reason != t.DEAL_REASON_EXPERT:
+                by_others.append(deal)
                 continue
+            # What the follower closed while the order was on its way, the copier could not know of.
+            meanwhile = sum((x.volume for x in by_others if x.time_msc >= sent_at[deal.order]), D(0))
             when = _true_time(deal.time_msc)
             lots = trade.volume_at(when)
             # What the master had when the copy was made is the whole of the proportion; never less than it has now.
             share = whole * lots / max(volume for _, volume in trade.volumes)
-            if lots and left < (share / STEP).to_integral_value(rounding="ROUND_FLOOR") * STEP:
+            if lots and left + meanwhile < (share / STEP).to_integral_value(rounding="ROUND_FLOOR") * STEP:
                 found.append(
                     f"closed at {when - START:.2f} to {left} lots although the master's #{trade.ticket} had {lots} "
                     f"of {trade.volumes[0][1]}: #{identifier}"

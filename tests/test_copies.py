@@ -75,7 +75,9 @@ def look(
     waited: float = 0.0,
     by_tag: tuple[Copy, ...] = (),
     trades: tuple[Trade, ...] = (),
+    ordered: str = "",
 ) -> Observation:
+    """`ordered`: the lots that each position's opening order asked for; empty = the history does not tell."""
     positions = tuple(thing for thing in things if isinstance(thing, Position))
     orders = tuple(thing for thing in things if isinstance(thing, Order))
     books = dict(whole(Held(trade, 0, 0.0)) for trade in trades)
@@ -87,6 +89,7 @@ def look(
         {thing.identifier: copy for thing in things for copy in by_tag if copy.tag == thing.comment},
         books,
         MAGIC,
+        {p.identifier: D(ordered) for p in positions} if ordered else {},
     )
 
 
@@ -179,15 +182,22 @@ def test_what_became_of_an_order_that_is_known_is_not_taken_for_a_part_of_anothe
     assert [(news.copy.ticket, news.ticket) for news in seen.news if isinstance(news, Seen)] == [(98, 501)]
 
 
-def test_what_may_be_a_part_of_two_orders_is_nobodys() -> None:
-    larger = replace(COPY, ticket=98, tag=tag_of(("m", Kind.POSITION, 98)), volume=D("0.20"))
-    seen = look(COPY, larger, things=(shown(501, "#", volume=D("0.04")),))
+def test_what_may_be_of_two_orders_is_nobodys() -> None:
+    other = replace(COPY, ticket=98, tag=tag_of(("m", Kind.POSITION, 98)))
+    seen = look(COPY, other, things=(shown(501, "#", volume=D("0.04")),), ordered="0.10")
     assert seen.news == ()
     assert len(seen.strangers) == 1
 
 
-def test_a_fill_of_part_of_the_volume_is_found() -> None:
-    assert news(COPY, things=(shown(volume=D("0.04")),)).volume == D("0.04")
+def test_a_fill_of_part_of_the_volume_is_found_when_the_history_has_its_order() -> None:
+    part = shown(volume=D("0.04"))
+    assert news(COPY, things=(part,), ordered="0.10").volume == D("0.04")
+    assert look(COPY, things=(part,)).news == ()
+
+
+def test_what_another_order_asked_for_is_no_part_of_this_one() -> None:
+    assert look(COPY, things=(shown(volume=D("0.04")),), ordered="0.04").news == ()
+    assert look(COPY, things=(shown(),), ordered="0.20").news == ()
 
 
 def test_an_order_given_up_is_found_by_its_tag_only() -> None:
@@ -202,7 +212,7 @@ def test_a_part_of_an_order_is_not_what_became_of_one_that_was_given_up() -> Non
     assert seen.news == ()
     assert len(seen.strangers) == 1
     assert news(given_up, COPY, things=(shown(),)).copy == COPY
-    assert news(replace(given_up, after_ticket=501), COPY, things=(shown(volume=D("0.04")),)).copy == COPY
+    assert news(given_up, COPY, things=(shown(volume=D("0.04")),), ordered="0.10").copy == COPY
 
 
 def test_a_pending_order_is_found_as_an_order_or_as_the_position_it_became() -> None:

@@ -751,6 +751,24 @@ def test_a_copy_is_followed_whatever_the_broker_leaves_of_its_comment(
     assert follower.opened() == 1
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_rest_without_its_comment_is_followed_when_the_history_shows_what_its_order_asked_for(
+    follower: Follower, known: bool
+) -> None:
+    """C28: closed by hand in part, in the moment in which the answer to the order was lost."""
+    follower.broker_keeps_of_comments(0)
+    follower.mt5.inject("order_send", "timeout_after_fill")
+    if not known:
+        follower.mt5.inject("history_orders_get", "none", times=None)
+    follower.master_opens(position(1))
+    follower.look(1)
+    follower.mt5.sim_close_by_hand(follower.positions[0].ticket, 0.04)
+    follower.passes(5)
+    assert follower.volumes == [0.06]
+    assert follower.state(1) == ("open" if known else "opening")
+    assert follower.opened() == 1
+
+
 @pytest.mark.parametrize("jump", [-36_000, -60, 60, 36_000])
 def test_a_clock_that_jumps_in_the_middle_of_everything_changes_no_trade(follower: Follower, jump: int) -> None:
     """C29."""

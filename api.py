@@ -53,6 +53,7 @@ from db import ANY_SESSION, LastAdmin, NameTaken, Store, Unavailable
 from hub import TRY_LATER, Connection, Hub, change_message, view_of
 from records import Clock, Outcome, Post, Role, User
 from signals import (
+    LEDGER_HEADER,
     LOTS,
     LOTS_LEFT,
     MODIFIABLE,
@@ -500,6 +501,8 @@ class Api:
             raise Refused(503, "full", "the server has as many connections as it may have", retry_after=5)
         if not _is_websocket_key(request.headers.get("Sec-WebSocket-Key", "")):
             raise Refused(400, "bad_handshake", "Sec-WebSocket-Key is not 16 bytes in base64")
+        if not re.fullmatch(r"[0-9a-z]{0,64}", request.headers.get(LEDGER_HEADER, "")):
+            raise Refused(400, "bad_handshake", f"{LEDGER_HEADER} is more than 64 characters, or not of a-z and 0-9")
         # simple-websocket would agree to compression, and each follower would then need frames of its own.
         request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
 
@@ -508,11 +511,12 @@ class Api:
         user, token = g.admitted
         address = request.remote_addr or ""
         peer = f"{address}:{request.environ['REMOTE_PORT']}"
+        ledger = request.headers.get(LEDGER_HEADER, "")
 
         def adopt(sock: socket.socket, early: bytes) -> None:
             connection = sockets.adopt(sock, peer, early, self._hub)
             try:
-                self._hub.join(connection, user, token.expires_at, network_of(address))
+                self._hub.join(connection, user, token.expires_at, network_of(address), ledger)
             except Unavailable as error:
                 log.error("%s", error)
                 connection.close(TRY_LATER, "the database does not answer")

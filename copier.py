@@ -28,7 +28,7 @@ from mirror import CopyKey, Held, Mirror
 from plan import Known, Open, Refuse, Rules, StopsAre, plan
 from program import main
 from safety import Copying, Limits, drawdown_percent, stricter
-from signals import Action, Check, Source, an_object, number, one_of, or_null, read_fields
+from signals import TIME_MS, Action, Check, Source, an_object, number, one_of, or_null, read_fields
 from stocktaking import Stocktaking
 from terminal import ConnectionLost, Terminal, Unreadable
 from trader import Trader
@@ -81,6 +81,7 @@ class Copier:
         self._remembered = (self._mirror.epoch, self._mirror.seq, self._mirror.run)
         self._server_settings = ServerSettings(Copying.PAUSED)  # as heard last: a lost connection does not end a pause
         self._settings_heard = False  # since the connection was made
+        self._alone_since = 0  # UTC ms by the server's clock: before that another copier of this user was connected
         self._highest_equity = self._stored_equity = Decimal(ledger.get("highest_equity") or 0)
         self._last_look, self._last_wall = clock.monotonic(), clock.time()
         self._born_epoch, self._born_at = ledger.get("born_epoch") or "", int(ledger.get("born_at") or 0)
@@ -157,12 +158,14 @@ class Copier:
     def _take_settings(self, message: Mapping[str, Any]) -> None:
         """The account's settings on the server. Raises `ValueError`; then nothing is opened until better ones come."""
         self._settings_heard = False
-        data = read_fields(message, {"data": an_object}, others_allowed=True)["data"]
+        whole = read_fields(message, {"data": an_object}, {"copier_since": TIME_MS}, others_allowed=True)
+        data = whole["data"]
         found = read_fields(data, {"copying": one_of(Copying)}, {"trade_copy": or_null(an_object)}, others_allowed=True)
         limits = read_fields(found.get("trade_copy") or {}, {}, LIMITS, others_allowed=True)
         self._server_settings = ServerSettings(
             found["copying"], {name: value for name, value in limits.items() if value is not None}
         )
+        self._alone_since = whole.get("copier_since", 0)
         self._settings_heard = True
         words = "".join(f", {name} {value}" for name, value in self._server_settings.limits.items())
         log.info("the server's settings: copying %s%s", found["copying"], words)
@@ -287,6 +290,7 @@ class Copier:
             server_ms=mirror.server_ms(now),
             opens_allowed=opens and mirror.synced and self._settings_heard and not in_doubt and not self._defect,
             born_at=self._born_at if mirror.epoch == self._born_epoch else 0,
+            alone_since=self._alone_since,
             utc_offset_s=self._terminal.utc_offset_s({symbol.name for symbol in symbols.values() if symbol}),
             rests=self._trader.rests(),
             foreign=self._stock.foreign,

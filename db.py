@@ -59,7 +59,7 @@ from signals import (
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 APPLICATION_ID: Final = 0x41494254  # "AIBT": tells the server's database from any other SQLite file
 OFFLINE_AFTER_MS: Final = 15_000  # a master whose sender has not reported its book for this long is offline
 # A file of up to this many bytes is checked whole at the start, in a tenth of a second. Of a larger one only what every
@@ -428,6 +428,16 @@ class Store:
             return NO_CONFIG
         follow = None if row["follow"] is None else tuple(json.loads(row["follow"]))
         return UserConfig(decode(row["trade_copy"]), Copying(row["copying"]), follow)
+
+    def copier_since(self, client: User, ledger: str) -> int:
+        """A copier with this ledger has connected. UTC ms since when no other one of the client was. Raises
+        `Unavailable`."""
+        row = self._one("SELECT * FROM copiers WHERE client_id = ?", client.id)
+        if row is not None and row["ledger"] == ledger:
+            return int(row["since"])
+        with self._writing() as now:
+            self._db.execute("INSERT OR REPLACE INTO copiers VALUES (?, ?, ?)", (client.id, ledger, now))
+        return now
 
     def set_config(self, user: User, config: UserConfig) -> None:
         with self._writing() as now:

@@ -80,6 +80,7 @@ class Member:
     user: User
     token_expires_at: int  # UTC ms
     view: View
+    copier_since: int | None = None  # UTC ms since when no other copier of the user was connected; None = no copier
     wants_book: bool = False
     address: str = ""  # whom it comes from, for the limit of connections
     budget: float = MESSAGES_AT_ONCE
@@ -206,18 +207,23 @@ class Hub:
 
     # --- coming and going --------------------------------------------------------------------------------------------
 
-    def join(self, connection: Connection, user: User, token_expires_at: int, address: str = "") -> None:
+    def join(
+        self, connection: Connection, user: User, token_expires_at: int, address: str = "", ledger: str = ""
+    ) -> None:
         """Take in a connection whose token was good for `user` as given: it gets the book, then its settings, then
         every change that it may see. What the user has too many of, a client more than one, is closed, the oldest
-        first. Raises `Unavailable`."""
+        first. A client's copier names its `ledger`. Raises `Unavailable`."""
         with self._publishing:
             now = self._store.user(user.id)
             if now is None or not self._still_good(now, user):
                 connection.close(FORBIDDEN, "the account was changed")
                 return
             view = view_of(now, self._store)
-            member = Member(connection, now, token_expires_at, view, address=address, budget_at=self._clock.monotonic())
-            book, config, seq = self._book_frame(view), self._config_frame(now), self._store.last_seq()
+            since = self._store.copier_since(now, ledger) if ledger and now.role is Role.CLIENT else None
+            member = Member(
+                connection, now, token_expires_at, view, since, address=address, budget_at=self._clock.monotonic()
+            )
+            book, config, seq = self._book_frame(view), self._config_frame(member), self._store.last_seq()
             with self._list:
                 most_others = 0 if now.role is Role.CLIENT else MOST_OF_USER - 1
                 others = self._members_of(now.id)
@@ -331,12 +337,15 @@ class Hub:
         )
         return f'{head[:-1]},"data":{data}}}'.encode()
 
-    def _config_frame(self, user: User) -> bytes:
-        return encode({"type": "config", "data": self._store.config_of(user.id).as_message()}).encode()
+    def _config_frame(self, member: Member) -> bytes:
+        message: dict[str, Any] = {"type": "config", "data": self._store.config_of(member.user.id).as_message()}
+        if member.copier_since is not None:
+            message["copier_since"] = member.copier_since
+        return encode(message).encode()
 
     def _send_book(self, member: Member) -> None:
         """All that a connection is told first: what has asked for it may have missed any of it."""
-        frame, config = self._book_frame(member.view), self._config_frame(member.user)
+        frame, config = self._book_frame(member.view), self._config_frame(member)
         with self._list:
             member.wants_book = False
             if member.connection in self._members:
@@ -354,12 +363,12 @@ class Hub:
         user = self._store.user(user_id)
         if user is None:
             return
-        view, book, config = view_of(user, self._store), None, self._config_frame(user)
+        view, book = view_of(user, self._store), None
         seq = self._store.last_seq()
         with self._list:
             members = self._members_of(user_id)
         for member in members:
-            member.connection.send_frame(config)
+            member.connection.send_frame(self._config_frame(member))
             if member.view != view:
                 book = book or self._book_frame(view)
                 with self._list:

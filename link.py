@@ -20,7 +20,7 @@ import websocket
 from api_client import Api, ApiDown, ApiRefused
 from config import ApiSettings, is_loopback
 from ledger import CopierLedger, LedgerError
-from signals import BadJson, decode, encode
+from signals import LEDGER_HEADER, BadJson, decode, encode
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +65,14 @@ def pause(attempt: int) -> float:
 class Listener(threading.Thread):
     """Keeps the WebSocket connected and puts everything it hears into `inbox`."""
 
-    def __init__(self, api: Api, settings: ApiSettings, inbox: Inbox, stop: threading.Event) -> None:
+    def __init__(self, api: Api, settings: ApiSettings, inbox: Inbox, stop: threading.Event, ledger: str = "") -> None:
+        """`ledger` is the name of the copier's ledger, so that the server notices another copier of the user."""
         super().__init__(name="listener", daemon=True)
         self._api = api
         self._settings = settings
         self._inbox = inbox
         self._stop_event = stop
+        self._ledger = ledger
         self._socket: websocket.WebSocket | None = None
 
     def sync(self) -> None:
@@ -116,7 +118,7 @@ class Listener(threading.Thread):
         token = ""
         try:
             token = self._api.token()
-            connection = open_websocket(self._settings, token)
+            connection = open_websocket(self._settings, token, self._ledger)
         except websocket.WebSocketBadStatusException as refused:
             if refused.status_code == 401:
                 self._api.forget_token(token)
@@ -161,7 +163,7 @@ class Listener(threading.Thread):
         return Lost(f"the server closed the connection: {code} {reason}".rstrip())
 
 
-def open_websocket(settings: ApiSettings, token: str) -> websocket.WebSocket:
+def open_websocket(settings: ApiSettings, token: str, ledger: str = "") -> websocket.WebSocket:
     """A connection on which the server will speak first. Raises `WebSocketException`, `OSError`."""
     url = settings.ws_url.rstrip("/")
     if not urlsplit(url).path:
@@ -177,7 +179,7 @@ def open_websocket(settings: ApiSettings, token: str) -> websocket.WebSocket:
         **direct,
         timeout=SILENCE_S,
         redirect_limit=0,  # the token is for this server alone
-        header=[f"Authorization: Bearer {token}"],
+        header=[f"Authorization: Bearer {token}", *([f"{LEDGER_HEADER}: {ledger}"] if ledger else [])],
         sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         sslopt={"ca_certs": settings.ca_file} if settings.ca_file else None,
         enable_multithread=True,  # sync() sends from the thread that trades

@@ -180,6 +180,7 @@ class Known:
     server_ms: int | None = None  # UTC by the server's clock; None = not known
     opens_allowed: bool = True  # False while the reading is in doubt or the books are not up to date
     born_at: int = 0  # when the ledger began, UTC ms by the clock of this server database; 0 = with another database
+    alone_since: int = 0  # until then, UTC ms by the server's clock, another copier of this user was connected
     utc_offset_s: int | None = None  # of the client's broker clock; None = not known
     # (trade, kind of step) → until when (monotonic) the step with this aim rests, because it was done or refused
     rests: Mapping[tuple[CopyKey, type], tuple[float, Aim]] = field(default_factory=dict)
@@ -464,6 +465,13 @@ def _judged(held: Held, known: Known, rules: Rules, exposure: Exposure, part: Pa
             f"opened {(known.born_at - opened_at) / 1000:.1f} s before this copier's ledger began: "
             "it may have been copied already",
             {"opened_at": opened_at, "born_at": known.born_at},
+        )
+    if opened_at and opened_at <= known.alone_since:
+        return Refusal(
+            Reason.ANOTHER_COPIER,
+            f"opened {(known.alone_since - opened_at) / 1000:.1f} s before this copier took the place of another one of "
+            "its user or first came to this server: that one may have copied it",
+            {"opened_at": opened_at, "alone_since": known.alone_since},
         )
     symbol = _symbol_of(held.trade, known, rules)
     opposite = NOTHING

@@ -60,7 +60,7 @@ def run(config: ClientConfig, worker: Worker) -> int:
             log.warning("copying %s was typed at the console and holds until something else is", typed)
         inbox: Inbox = queue.SimpleQueue()
         api = Api(config.api)
-        listener = Listener(api, config.api, inbox, stop)
+        listener = Listener(api, config.api, inbox, stop, ledger.get("ledger") or "")
         reporter = Reporter(api, ledger, stop)
         copier = Copier(terminal, ledger, config, inbox, listener)
         listener.start()

@@ -93,6 +93,7 @@ class Reason(StrEnum):
     # for good (`outcome_unknown` before an open: until the order it waits for is settled, or the trade is too old)
     TOO_OLD = "max_signal_age_s"
     OLDER_THAN_LEDGER = "older_than_ledger"
+    ANOTHER_COPIER = "another_copier"
     BROKER_REFUSED = "broker_refused"
     OUTCOME_UNKNOWN = "outcome_unknown"
     CLOSED_BY_CLIENT = "closed_by_client"
@@ -111,7 +112,7 @@ class Refusal:
 
     @property
     def final(self) -> bool:
-        return self.reason in (Reason.TOO_OLD, Reason.OLDER_THAN_LEDGER, Reason.CLOSED_BY_CLIENT)
+        return self.reason in (Reason.TOO_OLD, Reason.OLDER_THAN_LEDGER, Reason.ANOTHER_COPIER, Reason.CLOSED_BY_CLIENT)
 
 
 @dataclass(frozen=True, slots=True)

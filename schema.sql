@@ -60,6 +60,13 @@ CREATE TABLE configs (
     changed_at INTEGER NOT NULL
 ) STRICT;
 
+-- The copier of a client that was connected last. What was opened before it took another one's place may be under way there.
+CREATE TABLE copiers (
+    client_id INTEGER PRIMARY KEY REFERENCES users (id),
+    ledger    TEXT NOT NULL,                    -- the name that its ledger gave itself
+    since     INTEGER NOT NULL                  -- when it first connected, or took the place of another
+) STRICT;
+
 -- The sender of a master: which session may post, and what it last said about the account.
 CREATE TABLE senders (
     master_id    INTEGER PRIMARY KEY REFERENCES users (id),

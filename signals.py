@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 FIRST_SERVER_TICKET: Final = 8_000_000_000_000_000
 LAST_TICKET: Final = 2**53 - 1
 NOTHING: Final = Decimal(0)
+LEDGER_HEADER: Final = "X-Ledger"  # of a copier's WebSocket handshake: the name of its ledger
 
 
 class Kind(StrEnum):

@@ -171,7 +171,7 @@ class Wire:
 class Line:
     """The copier's way to the WebSocket. Stands in for the thread `link.Listener`."""
 
-    def __init__(self, world: World, part: Part, inbox: Inbox, api: Api, settings: ApiSettings) -> None:
+    def __init__(self, world: World, part: Part, inbox: Inbox, api: Api, settings: ApiSettings, ledger: str) -> None:
         self.wire: Wire | None = None
         self.stalled_until = 0.0
         self.cut_until = 0.0
@@ -181,6 +181,7 @@ class Line:
         self._part = part
         self._inbox = inbox
         self._api = api
+        self._ledger = ledger
         self._listener = Listener(api, settings, inbox, threading.Event())  # for what it makes of a close code
         self._retry_at = 0.0
         self._token = ""
@@ -253,7 +254,7 @@ class Line:
                 return
             self.wire = wire
             try:
-                wire.server.hub.join(wire, found[0], found[1].expires_at)
+                wire.server.hub.join(wire, found[0], found[1].expires_at, ledger=self._ledger)
             except Unavailable:
                 self.lost("1013 the database does not answer")
 
@@ -664,7 +665,7 @@ class World:
         ledger = CopierLedger(self._ledger_of(part), "account 2001 at Sim", part.clock, Disk(self, part).connect)
         terminal = Terminal(Mt5(self, part, Client(self.client_sim)), mt5, part.clock)
         inbox: Inbox = queue.SimpleQueue()
-        line = Line(self, part, inbox, api, settings)
+        line = Line(self, part, inbox, api, settings, ledger.get("ledger") or "")
         reporter = Reporter(api, ledger, threading.Event())
 
         def begin() -> Copier:  # when the terminal has answered for the first time, as in run_copier.py

@@ -206,8 +206,9 @@ class Follower:
         if not silent:
             self.sends_config(**(config or {}))
 
-    def sends_config(self, **settings: Any) -> None:
-        self.tell({"type": "config", "data": {"trade_copy": {}, "copying": "on", "follow": None, **settings}})
+    def sends_config(self, *, copier_since: int | None = None, **settings: Any) -> None:
+        since = {} if copier_since is None else {"copier_since": copier_since}
+        self.tell({"type": "config", "data": {"trade_copy": {}, "copying": "on", "follow": None, **settings}, **since})
 
     def _aged(self, trade: Trade) -> Trade:
         self.clock.now += 0.005

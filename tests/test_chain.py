@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,16 @@ def test_a_second_copier_of_the_same_user_elsewhere_ends_the_first(chain: Chain,
     chain.folder = home
     assert first.wait(30) == 1
     assert "two copiers on one account" in (home / "copier.out").read_text()
+    with closing(sqlite3.connect(chain.folder / "server.db")) as server:
+        names = [ledger_name(folder / "client.db") for folder in (home, elsewhere)]
+        chain.wait(lambda: server.execute("SELECT ledger FROM copiers").fetchall() == [(names[1],)], "the other ledger")
+    assert names[0] != names[1]
+
+
+def ledger_name(file: Path) -> str:
+    """The name that a copier's ledger gave itself."""
+    with closing(sqlite3.connect(file)) as ledger:
+        return str(ledger.execute("SELECT value FROM meta WHERE key = 'ledger'").fetchone()[0])
 
 
 def test_a_trade_posted_without_a_ticket_is_copied_and_closed(chain: Chain) -> None:

@@ -702,6 +702,24 @@ def test_a_trade_entered_by_hand_is_gone_when_the_same_database_no_longer_has_it
     follower.ledger.close()
 
 
+def test_what_is_older_than_the_place_of_another_copier_of_this_user_is_not_opened(follower: Follower) -> None:
+    follower.disconnects()
+    follower.clock.now += 1
+    old, taken_over = position(1, opened_at=follower.server_ms()), follower.server_ms()
+    follower.sends_book(old, silent=True)
+    follower.look()
+    assert follower.opened() == 0, "nothing before the settings say since when"
+    follower.sends_config(copier_since=taken_over)
+    follower.master_opens(position(2))
+    follower.look()
+    assert follower.opened() == 1
+    assert (follower.state(1), follower.state(2)) == ("skipped", "open")
+    assert follower.copy(1).reason == "another_copier"  # type: ignore[union-attr]
+    follower.sends_config()
+    follower.look()
+    assert follower.state(1) == "skipped"
+
+
 def test_a_new_ledger_opens_nothing_that_is_older_than_itself(tmp_path: Path) -> None:
     follower = Follower(tmp_path)
     follower.sends_book(position(1))

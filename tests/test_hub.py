@@ -35,9 +35,9 @@ class House:
         self.store.set_config(user, UserConfig(trade_copy, Copying.ON, follow))
         return user
 
-    def join(self, user: User, expires_in_ms: int = HOUR_MS) -> FakeConnection:
+    def join(self, user: User, expires_in_ms: int = HOUR_MS, ledger: str = "") -> FakeConnection:
         connection = FakeConnection()
-        self.hub.join(connection, user, self.store.now_ms() + expires_in_ms)
+        self.hub.join(connection, user, self.store.now_ms() + expires_in_ms, ledger=ledger)
         return connection
 
     def open(self, master: User, ticket: int, **fields: Any) -> dict[str, Any]:
@@ -88,6 +88,24 @@ def test_the_book_is_first_and_the_settings_second(house: House) -> None:
         "type": "config",
         "data": {"trade_copy": {"mode": "fix", "fixed_lot": 0.02}, "copying": "on", "follow": None},
     }
+
+
+def test_a_copier_is_told_since_when_no_other_one_of_its_user_was_connected(house: House, tmp_path: Path) -> None:
+    user, since = house.client("client_1"), []
+    for ledger in ("one", "one", "two", "", "two", "one"):
+        connection = house.join(user, ledger=ledger)
+        house.clock.now += 1
+        house.hub.received(connection, '{"type": "sync"}')
+        house.hub.config_changed(user.id)
+        house.hub.step()
+        told = {message.get("copier_since") for message in connection.messages if message["type"] == "config"}
+        since.append(told.pop())
+        assert not told, "the same in every message"
+    assert [one and one - since[0] for one in since] == [0, 0, 2000, None, 2000, 5000]
+    assert "copier_since" not in house.join(house.admin, ledger="one").messages[1]
+    other = Store(tmp_path / "server.db", house.clock, guest=True)
+    assert other.copier_since(user, "one") == since[-1], "over a restart too"
+    other.close()
 
 
 def test_a_change_names_the_one_before_it(house: House) -> None:

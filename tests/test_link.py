@@ -238,6 +238,20 @@ def test_the_token_is_in_the_header_and_never_in_the_address(server: SocketServe
     assert "origin" not in peer.headers
 
 
+def test_the_ledger_is_named_where_there_is_one(server: SocketServer, ear: Ear) -> None:
+    server.scripts = [says({}), says({})]
+    ear.listener.start()
+    ear.message()
+    named = Ear(server.url)
+    named.listener = Listener(
+        named.tokens, ApiSettings("http://h", "u", "p", server.url), named.inbox, named.stop, "ab12"
+    )  # type: ignore[arg-type]
+    named.listener.start()
+    named.message()
+    named.end()
+    assert [peer.headers.get("x-ledger") for peer in server.peers] == [None, "ab12"]
+
+
 def test_an_address_with_a_path_of_its_own_keeps_it(server: SocketServer, pauses: list[int]) -> None:
     server.scripts = [says({})]
     ear = Ear(server.url + "/behind/proxy/")

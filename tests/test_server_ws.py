@@ -100,6 +100,8 @@ def test_an_ordinary_request_is_told_what_this_address_is(server: Serving, clien
         {"Sec_WebSocket_Key": "short"},
         {"Sec_WebSocket_Version": "12"},
         {"Sec_WebSocket_Protocol": "\xe9"},
+        {"X_Ledger": "a" * 65},
+        {"X_Ledger": "a b"},
     ):
         answer = client.call("GET", "/ws", **{**good, **wrong})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_handshake"), wrong

@@ -469,8 +469,8 @@ def _judged(held: Held, known: Known, rules: Rules, exposure: Exposure, part: Pa
     if opened_at and opened_at <= known.alone_since:
         return Refusal(
             Reason.ANOTHER_COPIER,
-            f"opened {(known.alone_since - opened_at) / 1000:.1f} s before this copier took the place of another one of "
-            "its user or first came to this server: that one may have copied it",
+            f"opened {(known.alone_since - opened_at) / 1000:.1f} s before this copier took the place of another of "
+            "its user, or first came to this server: that one may have copied it",
             {"opened_at": opened_at, "alone_since": known.alone_since},
         )
     symbol = _symbol_of(held.trade, known, rules)

@@ -335,6 +335,7 @@ def _put_back(name: str) -> Happening:
             world._remove(world.folder / f"{name}.db")
             shutil.copy(kept, world.folder / f"{name}.db")
             _remember_loss(world, name)
+            world.ledger_put_back |= name == "copier"
 
     return put_back
 

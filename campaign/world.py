@@ -471,6 +471,8 @@ class World:
         self.ledger_lost = False  # a copier's ledger, or the server's reports, cannot be complete any more
         self.reports_lost = False
         self.tags: dict[int, str] = {}  # order of a copier → the tag that it was sent with
+        self.ledger_put_back = False  # an old copy of it
+        self.unseen_by_it: set[int] = set()  # orders that were under way then, shown neither in account nor in history
         self.by_hand: set[int] = set()  # client positions that the follower touched himself
         self.healed = False
 
@@ -669,6 +671,8 @@ class World:
         reporter = Reporter(api, ledger, threading.Event())
 
         def begin() -> Copier:  # when the terminal has answered for the first time, as in run_copier.py
+            if self.ledger_put_back:
+                self.unseen_by_it |= {o.ticket for o in self.client_broker.account.orders.values() if o.due_msc}
             check_newest(ledger, terminal, config)
             return Copier(terminal, ledger, config, inbox, line, part.clock)
 

@@ -1,4 +1,4 @@
-"""What sender and copier share as programs: their log, and the MetaTrader5 module."""
+"""What the programs share: their log, the rights on their files, and the MetaTrader5 module."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import logging
 import logging.handlers
 import re
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +43,16 @@ class OneLine(logging.Formatter):
         if record.exc_info:
             return text  # a traceback is ours and needs its lines
         return CONTROLS.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
+def owners_alone(path: Path) -> None:
+    """Take the rights of others away from a file of secrets, as one that was copied may have them. Raises `OSError`.
+
+    Windows keeps others out of a user's own folders by itself.
+    """
+    if sys.platform != "win32" and path.exists() and path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+        log.warning("%s could be read by others on this computer; that is over now", path)
 
 
 def log_to(path: Path, shown: logging.Handler) -> None:

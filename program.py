@@ -18,7 +18,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
@@ -26,7 +26,7 @@ from typing import Final, Generic, Protocol, TypeVar
 import startup
 from check import Finding
 from config import Mt5Settings
-from console import NoModule, log_to
+from console import NoModule, log_to, owners_alone
 from keyboard import Keyboard
 from ledger import LedgerError, WrongLedger
 from screen import Screen
@@ -39,6 +39,10 @@ from worker import Channel, ToChannel, Worker
 WRONG_SETTINGS: Final = 2
 EXAMPLE_SERVER: Final = "Broker-Server"  # of the two example files: no broker calls his so
 EXAMPLE: Final = Mistake("it is still the example's", "Fill in your account and your user on the server", "mt5.server")
+READABLE: Final = Mistake(
+    "others on this computer can read the passwords in it, and that cannot be changed",
+    "The file must belong to the user who starts this program",
+)
 LAST_WORDS_S: Final = 0.5  # how long the console may take to show the end
 
 log = logging.getLogger(__name__)
@@ -208,6 +212,10 @@ def settings_in(program: Program[S], config: Path) -> tuple[bytes, S]:
     settings = program.load(config, content)
     if settings.mt5.server == EXAMPLE_SERVER:
         raise ConfigError(config, [EXAMPLE])
+    try:
+        owners_alone(config)
+    except OSError as error:
+        raise ConfigError(config, [replace(READABLE, problem=f"{READABLE.problem}: {error.strerror}")]) from error
     return content or b"", settings
 
 

@@ -33,7 +33,7 @@ from api import Registration, Settings, create_app
 from auth import PASSWORD, Passwords, network_of, read_secret
 from clocks import AwakeClock
 from config import is_loopback
-from console import LOG_BYTES, LOG_FILES
+from console import LOG_BYTES, LOG_FILES, owners_alone
 from db import NameTaken, Store, Unavailable, Unusable, hold
 from hub import Hub
 from records import Role
@@ -180,13 +180,6 @@ def log_to_file(path: str) -> None:
         raise Unusable(f"the log {path} cannot be written: {error.strerror}") from error
     handler.setFormatter(OneLine(LOG_LINE))
     logging.getLogger().addHandler(handler)
-
-
-def owners_alone(path: Path) -> None:
-    """Take the rights of others away from a file of secrets, as a copy that was put back may have. Raises `OSError`."""
-    if sys.platform != "win32" and path.exists() and path.stat().st_mode & 0o077:
-        path.chmod(0o600)
-        log.warning("%s could be read by others on this computer; that is over now", path)
 
 
 # --- serving ---------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,6 +52,30 @@ def test_an_example_that_was_not_filled_in_starts_nothing(tmp_path: Path, name: 
     code, _, err = run(name, tmp_path)
     assert code == 2
     assert "mt5.server: it is still the example's. Fill in your account and your user on the server" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps others out of a user's folders by itself")
+@pytest.mark.parametrize(("name", "file"), PROGRAMS)
+def test_settings_that_others_could_read_are_their_owners_alone_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, file: str
+) -> None:
+    config = tmp_path / file
+    config.write_text((ROOT / file).read_text("utf-8").replace("Broker-Server", "Sim"), "utf-8")
+    config.chmod(0o644)
+    one = {"copier": COPIER, "sender": SENDER}[name]
+    program.settings_in(one, config)  # type: ignore[arg-type]
+    assert stat.S_IMODE(config.stat().st_mode) == 0o600
+    assert "could be read by others" in caplog.text
+
+    def not_ours(path: Path, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    config.chmod(0o640)
+    monkeypatch.setattr(Path, "chmod", not_ours)
+    with pytest.raises(
+        ConfigError, match=r"others on this computer can read the passwords in it.*Operation not permitted"
+    ):
+        program.settings_in(one, config)  # type: ignore[arg-type]
 
 
 def test_a_file_that_was_named_and_is_not_there_is_not_made_up(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -359,9 +359,14 @@ def guessed(addresses: int, guesses: int = 1000) -> Guessed:
         log_in(running, credentials(0), "127.0.0.9")
         done = threading.Event()
         began = time.monotonic()
-        with beside(guess_all, bare(running), guesses, addresses) as results:
+        with beside(guess_all, running, guesses, addresses) as results:
             found: list[dict[int, int]] = []
-            waiting = threading.Thread(target=lambda: (found.append(results()), done.set()), daemon=True)
+
+            def wait() -> None:
+                found.append(results())
+                done.set()
+
+            waiting = threading.Thread(target=wait, daemon=True)
             waiting.start()
             client.watch(lambda: not done.is_set())
             waiting.join()
@@ -376,16 +381,11 @@ def rushed(users: int, seconds: float) -> tuple[Seen, dict[int, int]]:
     with (
         server(users, before=with_password) as running,
         contextlib.closing(GoodClient(running)) as client,
-        beside(log_in_all, bare(running), users) as results,
+        beside(log_in_all, running, users) as results,
     ):
         until = time.monotonic() + seconds
         client.watch(lambda: time.monotonic() < until)
         return client.seen, results()
-
-
-def bare(running: Running) -> Running:
-    """The same without its process, which cannot be sent to another process."""
-    return replace(running, process=None)
 
 
 # --- the table -------------------------------------------------------------------------------------------------------

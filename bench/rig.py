@@ -92,7 +92,7 @@ def load() -> float:
 class Running:
     """A server that listens: where it takes posts, where WebSockets; and what it costs (Linux only, else 0)."""
 
-    process: subprocess.Popen[bytes]
+    pid: int
     port: int
     websocket_port: int
     master: str = field(repr=False)  # tokens
@@ -101,7 +101,7 @@ class Running:
 
     def cpu_s(self) -> float:
         with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+            fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return 0.0
 
@@ -113,7 +113,7 @@ class Running:
 
     def _status(self, name: str) -> int:
         with contextlib.suppress(OSError):
-            found = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text(), re.MULTILINE)
+            found = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
             return int(found[1]) if found else 0
         return 0
 
@@ -182,7 +182,7 @@ def server(followers: int, *options: str, before: Any = None) -> Iterator[Runnin
         command = [sys.executable, str(ROOT / "server.py"), "--port", "0", "--database", str(path)]
         began = time.monotonic()
         with started([*command, "--per-address", "100000", *options], place / "server.log") as (process, ports):
-            yield Running(process, ports[0], ports[0], master, clients, time.monotonic() - began)
+            yield Running(process.pid, ports[0], ports[0], master, clients, time.monotonic() - began)
 
 
 HOW_TO_INSTALL: Final = "pip install -r bench/requirements.txt; in bench/peers: npm install ws"
@@ -212,7 +212,7 @@ def peer(name: str, followers: int) -> Iterator[Running]:
                 )
             except NotHere as error:
                 raise NotHere(f"{error} (to install it: {HOW_TO_INSTALL})") from error
-            yield Running(process, ports[0], ports[-1], token(secret, 1), [token(secret, 2)] * followers)
+            yield Running(process.pid, ports[0], ports[-1], token(secret, 1), [token(secret, 2)] * followers)
 
 
 _compiled: dict[Path, Path] = {}

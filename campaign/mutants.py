@@ -100,6 +100,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         pair="foreign magic ignored",
     ),
     Mutant(
+        "a part of any order",
+        (("copies.py", "_lots_ordered(t, ordered) == copy.volume", "t.volume <= copy.volume"),),
+        "What another order has left is not taken for a part of the one whose outcome is not known.",
+        seed=2755,
+    ),
+    Mutant(
         "foreign magic ignored",
         (("copies.py", "if t.magic == magic and (t.kind", "if (t.kind"),),
         "What is not ours by its magic number is never taken for a copy.",
@@ -425,10 +431,19 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "two copiers side by side",
-        (("link.py", "if code == TAKEN_OVER:", "if False:"),),
-        "Of two copiers on one account only the one that came last goes on.",
+        (
+            ("link.py", "if code == TAKEN_OVER:", "if False:"),
+            ("plan.py", "if opened_at and opened_at <= known.alone_since:", "if False:"),
+        ),
+        "Of two copiers on one account only the one that came last goes on, and opens nothing from before that.",
         seed=572,
         pair="not adopted by its tag",
+    ),
+    Mutant(
+        "what another copier may have opened",
+        (("plan.py", "if opened_at and opened_at <= known.alone_since:", "if False:"),),
+        "A copier that takes the place of another one opens nothing from before that.",
+        seed=4633,
     ),
     Mutant(
         "reports forgotten before they arrive",

@@ -36,7 +36,8 @@ def more_copiers(chain: Chain, count: int) -> Iterator[None]:
             place.mkdir()
             chain.admin("POST", "/users/", {"username": name, "password": PASSWORDS["client_user"], "role": "client"})
             command = [sys.executable, str(ROOT / "sim_terminal.py"), "--port", "0", "--login", str(3000 + number)]
-            terminal = started([*command, "--state", "client.state.json", "--seed", "7"], place / "terminal.out")
+            command += ["--state", "client.state.json", "--seed", "7", "--password", PASSWORDS["terminal"]]
+            terminal = started(command, place / "terminal.out")
             _, ports = terminal.__enter__()
             terminals.append(terminal)
             config = json.loads((chain.folder / "config_client.json").read_text(encoding="utf-8"))

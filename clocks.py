@@ -17,16 +17,13 @@ class AwakeClock:
     Windows does not (GetTickCount64 until Python 3.12, QueryPerformanceCounter since; Microsoft's pages on both).
     """
 
-    time = staticmethod(time.time)
+    @staticmethod
+    def time() -> float:
+        return time.time()
 
-    if sys.platform == "linux":
-
-        @staticmethod
-        def monotonic() -> float:
-            return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-    else:
-        monotonic = staticmethod(time.monotonic)
+    @staticmethod
+    def monotonic() -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from typing import IO, Any, Final
 
 from screen import Screen
 from watchdog import MARKS
+from windows import Job
 
 STOPPED: Final = 1  # exit codes of a working part, beside 0: it had to stop,
 CANNOT_START: Final = 3  # it cannot start
@@ -104,6 +105,7 @@ class Supervisor:
         self._stop = stop
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._process: subprocess.Popen[bytes] | None = None
+        self._job: Job | None = None  # the process and its children
         self._announced: int | None = None  # the end that the working part has announced
         self._well = False  # a working part has had everything in place: from now on the work is kept going
         self._last_words: collections.deque[str] = collections.deque(maxlen=SAID_LAST)
@@ -149,12 +151,14 @@ class Supervisor:
         except OSError as error:
             self._screen.say(f"{command[0]} cannot be started: {error}", logging.ERROR)
             return None if self._well else CANNOT_START
+        self._job = job = Job(process)
         threading.Thread(target=self._read, args=(process,), name="worker", daemon=True).start()
         self._send(settings_line(self._settings))
         for number, word in self._undone.items():
             self._send(f"{number} {word}\n".encode())
         self._look_until(None)
         self._close_input(process)
+        job.close()
         self._process = None
         return self._announced
 
@@ -208,8 +212,8 @@ class Supervisor:
                 if ask_by is None:
                     ask_by = now + END_S
                     self._ask_to_end()
-                elif now > ask_by and self._process is not None:
-                    self._process.kill()
+                elif now > ask_by and self._job is not None:
+                    self._job.kill()
             self._show(now)
 
     def _ask_to_end(self) -> None:

@@ -1,5 +1,5 @@
 """What only Windows has: a console that belongs to the program alone, the closing of its window, Notepad, the priority
-of a thread."""
+of a thread, jobs."""
 
 from __future__ import annotations
 
@@ -110,6 +110,68 @@ def on_end(stop: threading.Event, ended: threading.Event) -> None:
 
     _kept.append(asked)
     ctypes.windll.kernel32.SetConsoleCtrlHandler(asked, 1)
+
+
+class Job:
+    """A process and all that it starts: they end together, with this process at the latest.
+
+    Of a one-file executable the process that was started only unpacks and waits; the one that works is its child, and
+    would live on when the first is killed. Elsewhere there are no jobs and no such pairs.
+    """
+
+    _handle: int | None = None
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        """To be made right after the process, before it has started others."""
+        self._process = process
+        if sys.platform != "win32":
+            return
+        import ctypes
+
+        kernel32 = _kernel32()
+        handle = kernel32.CreateJobObjectW(None, None)
+        limits = (ctypes.c_uint8 * LIMITS_BYTES)()
+        ctypes.c_uint32.from_buffer(limits, LIMIT_FLAGS_AT).value = KILL_ON_JOB_CLOSE
+        if (
+            handle
+            and kernel32.SetInformationJobObject(handle, EXTENDED_LIMITS, limits, LIMITS_BYTES)
+            and kernel32.AssignProcessToJobObject(handle, int(process._handle))
+        ):
+            self._handle = handle
+        elif handle:
+            kernel32.CloseHandle(handle)
+
+    def kill(self) -> None:
+        self.close()
+        self._process.kill()
+
+    def close(self) -> None:
+        """What is left of it ends."""
+        if sys.platform == "win32" and self._handle is not None:
+            _kernel32().CloseHandle(self._handle)
+            self._handle = None
+
+
+# JOBOBJECT_EXTENDED_LIMIT_INFORMATION on 64-bit Windows, of which only LimitFlags is set. (Microsoft, winnt.h)
+EXTENDED_LIMITS: Final = 9
+LIMITS_BYTES: Final = 144
+LIMIT_FLAGS_AT: Final = 16
+KILL_ON_JOB_CLOSE: Final = 0x2000
+
+
+def _kernel32() -> Any:
+    """With the types of the calls about jobs, whose handles are as wide as pointers."""
+    if sys.platform != "win32":
+        raise NotImplementedError
+    import ctypes
+
+    kernel32 = ctypes.WinDLL("kernel32")
+    kernel32.CreateJobObjectW.restype = ctypes.c_void_p
+    kernel32.CreateJobObjectW.argtypes = [ctypes.c_void_p, ctypes.c_wchar_p]
+    kernel32.SetInformationJobObject.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32]
+    kernel32.AssignProcessToJobObject.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    kernel32.CloseHandle.argtypes = [ctypes.c_void_p]
+    return kernel32
 
 
 def open_in_editor(path: Path) -> None:

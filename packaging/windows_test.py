@@ -49,6 +49,7 @@ MOST_BYTES: Final = 30_000_000
 TRADES: Final = 50
 END_S: Final = 3.0
 LONG_S: Final = 120.0  # for what takes some seconds; nothing is measured by it
+FORCED_S: Final = 10.0  # far below the time after which the watchdog would end what hangs
 IN_WINE: Final = ("sender", "copier")
 AWKWARD: Final = "Área de trabalho do João"  # a folder as users have it
 
@@ -499,7 +500,19 @@ def hung_terminal(wine: Wine, folder: Path) -> str:
         chain.master_opens(0.4)
         chain.wait(lambda: chain.copies() == chain.wanted(), "the accounts to agree", LONG_S)
         expect(chain.ever_opened() == 2, f"2 trades became {chain.ever_opened()} copies", copier)
-    times = f"noticed after {noticed:.1f} s, copying again after {again:.1f} s"
+    with chain_in(wine, folder, call_timeout_s=120) as chain:
+        copier = chain.programs["copier"]
+        chain.client.inject("orders_get", "hang", times=None, gil=True)
+        time.sleep(3)  # it looks every second
+        asked = copier.quits()
+        chain.client.sim_clear_faults()
+        chain.running.pop("copier")
+        chain.restart("copier")  # nothing is left that would hold its folder
+        chain.programs["copier"].waits_for("settings: copying")
+        chain.master_opens(0.2)
+        chain.agrees("after the next start")
+    expect(asked < FORCED_S, f"with a hung terminal it ended {asked:.1f} s after quit")
+    times = f"noticed after {noticed:.1f} s, copying again after {again:.1f} s, ended {asked:.1f} s after quit"
     return f"with the GIL held, `call_timeout_s` 3: {times}, nothing opened twice"
 
 

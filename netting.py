@@ -291,6 +291,8 @@ def _of_orders(
     alone = sum(is_waiting(copy) for copy in copies) == 1 and not gone_orders(copies, look.reading)
     # Nothing shown is no witness: only the deals can say that an order has made it so.
     shown = position is not None or _proven(look, symbol, lots)
+    # To the ledger's lots, and not to those when the order was sent: pending orders may have filled since.
+    change = lots - ours(copies, look.reading, symbol) - look.foreign.get(symbol, NOTHING) if alone and shown else None
     for copy in copies:
         proof = look.evidence.get(copy.key, Evidence())
         patient = look.waited.get(copy.key, 0.0) < PATIENCE_S
@@ -300,7 +302,7 @@ def _of_orders(
             if copy.order in orders or any(order.comment == copy.tag for order in orders.values()):
                 continue  # the broker is still at it
             identifier = position.identifier if position else 0
-            news += _of_market(copy, lots if alone and shown else None, proof, patient, identifier)
+            news += _of_market(copy, change, proof, patient, identifier)
     return news
 
 
@@ -314,15 +316,16 @@ def _filled(proof: Evidence, order: int) -> Decimal | None:
 
 
 def _of_market(
-    copy: Copy, lots: Decimal | None, proof: Evidence, patient: bool, identifier: int
+    copy: Copy, change: Decimal | None, proof: Evidence, patient: bool, identifier: int
 ) -> list[Seen | Ended | Reduced]:
-    """`lots` are those of the symbol; None where they do not show what became of this order."""
+    """`change` is by how much the symbol's lots are not the ledger's; None where that does not show what became of this
+    order."""
     opening = copy.state in (State.OPENING, State.UNKNOWN)
     wanted = copy.volume if opening else copy.current - (copy.reduce_to or NOTHING)
     side = 1 if copy.action.buys == opening else -1
     filled = _filled(proof, copy.order)
-    if filled is None and lots is not None and copy.state is not State.UNKNOWN and copy.net_before is not None:
-        came = (lots - copy.net_before) * side
+    if filled is None and change is not None and copy.state is not State.UNKNOWN:
+        came = change * side
         if came == wanted or (not patient and 0 < came < wanted):
             filled = came
     if filled is None:

@@ -275,6 +275,21 @@ def test_a_close_or_reduction_shows_in_the_sum(to: str, found: list[Any]) -> Non
     assert seen.blocked == frozenset()
 
 
+def test_what_pending_orders_have_filled_since_an_order_was_sent_is_not_taken_for_its_doing() -> None:
+    filled = (copy(7, "SELL_LIMIT", "0.28"), copy(8, "BUY_STOP", "0.05"))
+    filled = tuple(replace(one, client_kind=Kind.POSITION) for one in filled)
+    sent = trimming("0.27", before="0.27")
+    seen = observe(sent, *filled, account=(held("0.04"),), waited=IMPATIENT)
+    assert news(seen) == [(1, False)]
+    assert (seen.foreign, seen.blocked) == ({}, frozenset())
+    assert news(observe(sent, *filled, account=(held("-0.23"),))) == [(1, "closed")]
+    bought = opening(lots="0.10", before="0.27")
+    assert nothing_yet(observe(bought, copy(1, lots="0.27"), *filled[1:], account=(held("0.32"),)))
+    assert news(observe(bought, copy(1, lots="0.27"), *filled[1:], account=(held("0.42"),))) == [
+        (2, "position", "0.10")
+    ]
+
+
 def test_a_sold_copy_is_closed_by_buying() -> None:
     short = copy(1, "SELL", state=State.CLOSING, reduce_to=D(0), net_before=D("0.40"))
     assert news(observe(short, copy(3, lots="0.50"), account=(held("0.50"),))) == [(1, "closed")]

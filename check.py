@@ -34,7 +34,7 @@ from watchdog import Watchdog
 ROOM_BYTES: Final = 200_000_000
 CLOCK_S: Final = 60.0
 CERTIFICATE_DAYS: Final = 14
-RECENT: Final = 200  # changes of the masters whose symbols are looked at
+RECENT: Final = 200  # changes whose symbols are looked at
 FIRST_MESSAGE_S: Final = 5.0
 
 
@@ -221,11 +221,16 @@ def traded(api: Api, overview: dict[str, Any]) -> list[str]:
     if not overview:
         return []
     try:
-        after = max(0, int(overview["seq"]) - RECENT)
-        found = api.call("GET", f"/signals?after={after}&limit={RECENT}")
+        wide, found = RECENT, list[dict[str, Any]]()
+        while not found:  # the numbers are those of all masters, and others may have traded all the time
+            after = max(0, int(overview["seq"]) - wide)
+            found = api.call("GET", f"/signals?after={after}&limit={RECENT}")["signals"]
+            if not after:
+                break
+            wide *= 10
     except (ApiDown, ApiRefused):
         return []
-    return sorted({str(one["data"]["symbol"]) for one in found["signals"]})
+    return sorted({str(one["data"]["symbol"]) for one in found})
 
 
 # --- the terminal ----------------------------------------------------------------------------------------------------

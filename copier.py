@@ -208,14 +208,18 @@ class Copier:
         copying = self.rules().copying if mirror.known else stricter(self._config.copying, self._typed)
         parts = ["connected" if connected else "NOT CONNECTED"]
         parts.append(f"{', '.join(online)} online" if online else "NO MASTER ONLINE")
-        parts += [f"copying {copying}", f"{len(live)} copies"]
-        parts += [] if self._trader.last_took_ms is None else [f"last in {self._trader.last_took_ms} ms"]
-        if reading is not None:
+        limits, lots = self.rules().limits, sum((copy.current or copy.volume for copy in live), Decimal(0))
+        parts += [f"copying {copying}", f"copies {len(live)}/{limits.max_exposure_trades}"]
+        parts.append(f"lots {lots.normalize():f}/{limits.max_exposure_lots.normalize():f}")
+        missing = sum(copy.key in self._trader.without_stop for copy in live)
+        parts += [f"{missing} WITHOUT THEIR STOP"] if missing else []
+        parts += [] if self._trader.last_took_ms is None else [f"{self._trader.last_took_ms} ms"]
+        if reading is not None:  # what does not fit into the width of the console is cut off at the end
             account = reading.account
             parts += ["ORDERS REFUSED"] if account.trading_refused else []
-            parts.append(f"equity {account.equity} {account.currency}")
             drawdown = drawdown_percent(account.equity, self._highest_equity)
-            parts.append(f"drawdown {drawdown:.1f} of {self.rules().limits.max_drawdown_percent} %")
+            parts.append(f"drawdown {drawdown:.1f}/{limits.max_drawdown_percent.normalize():f} %")
+            parts.append(f"equity {account.equity} {account.currency}")
         short = f"{len(live)} copies" if connected else "NOT CONNECTED"
         return Status(" | ".join(parts), f"{short}, copying {copying}: copier {self._config.mt5.login}")
 

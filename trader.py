@@ -81,6 +81,7 @@ class Trader:
         self._without_stops: set[CopyKey] = set()  # to be opened without, because the broker refused them in the order
         self._sl_first: set[CopyKey] = set()  # of an open one the broker refused both together
         self._told_stops: dict[CopyKey, str] = {}  # what was told last of stops that are not the master's
+        self.without_stop: set[CopyKey] = set()  # those of them that have not the stop that they should have
         self.last_took_ms: int | None = None  # from receipt of the message to the fill, of the copy opened last
         self._spoken = Spoken(log)
 
@@ -97,6 +98,7 @@ class Trader:
         self._times = {key: value for key, value in self._times.items() if key in keep}
         self._without_stops &= keep
         self._sl_first &= keep
+        self.without_stop &= keep
         self._told_stops = {key: value for key, value in self._told_stops.items() if key in keep}
 
     # -- what was seen
@@ -540,6 +542,7 @@ class Trader:
         else:
             log.info("the stops of %s are the master's again", named(step.copy))
         self._told_stops[key] = words
+        (self.without_stop.add if step.missing else self.without_stop.discard)(key)
 
     def _moved(self, step: SetStops | Move, outcome: Outcome, copy: Copy, words: str) -> None:
         self._rests(copy.key, step, outcome)

@@ -613,7 +613,7 @@ def filled_in(chain: WineChain) -> dict[str, str]:
         "http://127.0.0.1:8000": chain.url,
         "ws://127.0.0.1:8000": chain.url.replace("http", "ws", 1),
         "87654321": "2001",
-        '"mt5_password"': '"demo"',
+        '"mt5_password"': f'"{PASSWORDS["terminal"]}"',
         '"Broker-Server",': f'"Sim", "module": "mt5_sim", "path": "127.0.0.1:{chain.ports["client"]}",',
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -173,6 +174,7 @@ def test_a_running_copier_is_not_thrown_out_by_a_check(desk: Desk) -> None:
     (elsewhere := desk.chain.folder / "elsewhere").mkdir()
     file = desk.chain.folder / "config_client.json"
     (elsewhere / file.name).write_text(file.read_text())
+    (elsewhere / file.name).chmod(0o600)
     home, desk.chain.folder = desk.chain.folder, elsewhere
     code, said = desk.check()
     desk.chain.folder = home
@@ -237,3 +239,17 @@ def test_a_wrong_clock_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         found = {one.name: one for one in check.server(config.api, api, "client", {})}
         assert found["clock"].good is good
+
+
+def test_symbols_of_quiet_masters_are_found_behind_the_changes_of_others() -> None:
+    class Server:
+        def call(self, method: str, path: str) -> dict[str, Any]:
+            after = int(re.search(r"after=(\d+)", path)[1])  # type: ignore[index]
+            return {"signals": [{"data": {"symbol": "EURUSD"}}] if after < 70_000 else []}
+
+    server: Any = Server()
+    assert check.traded(server, {"seq": 90_000}) == ["EURUSD"]
+    assert check.traded(server, {"seq": 10**9}) == ["EURUSD"], "however far behind"
+    server.call = lambda *_: {"signals": []}
+    assert check.traded(server, {"seq": 90_000}) == []
+    assert check.traded(server, {}) == []

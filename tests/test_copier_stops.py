@@ -194,11 +194,13 @@ def test_while_a_stop_is_missing_it_is_told_once_and_tried_until_it_is_set(
     assert len(watched.sent) >= 20  # every 5 s at least, although other moves may rest for a minute
     assert follower.events() == ["refused", "opened", "stops_missing"]
     assert details(follower, "stops_missing") == ["not set yet: SL 1.08"]
+    assert "1 WITHOUT THEIR STOP" in follower.copier.status().line
     assert sum("stops_missing" in line for line in caplog.messages) == 1
     follower.mt5.sim_clear_faults()
     follower.passes(6)
     assert stops(follower) == [(1.08, 0.0)]
     assert follower.events() == ["refused", "opened", "stops_missing", "modified"]
+    assert "WITHOUT" not in follower.copier.status().line
 
 
 def test_a_missing_stop_is_told_again_after_it_was_set_and_is_missing_again(follower: Follower) -> None:

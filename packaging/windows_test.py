@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 import requests  # noqa: E402
 
 import build  # noqa: E402
-from campaign.processes import LISTENING, Chain, Vain  # noqa: E402
+from campaign.processes import LISTENING, PASSWORDS, Chain, Vain  # noqa: E402
 from version import VERSION  # noqa: E402
 from wine import NoWine, Wine, windows_path  # noqa: E402
 

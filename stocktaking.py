@@ -62,9 +62,11 @@ class Stocktaking:
         """What a good reading of the account says of all copies. Raises `ConnectionLost`, `LedgerError`."""
         copies = self._ledger.copies.values()
         watched = [copy for copy in copies if copy.state in LIVE or copy.state is State.UNKNOWN]
-        if reading.account.margin_mode is MarginMode.HEDGING:
-            return self._observe_each(watched, reading, books, now)
-        return self._observe_net(watched, reading, books, now)
+        observe_all = self._observe_each if reading.account.margin_mode is MarginMode.HEDGING else self._observe_net
+        seen = observe_all(watched, reading, books, now)
+        for news in seen.news:  # an order that is sent now may make it the same copy again, and needs its own patience
+            self._missing_since.pop(news.copy, None)
+        return seen
 
     def _observe_each(
         self, watched: list[Copy], reading: Reading, books: Mapping[CopyKey, Held], now: float

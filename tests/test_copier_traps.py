@@ -277,6 +277,20 @@ def test_the_patience_for_one_reduction_is_not_spent_on_the_next(follower: Follo
     assert follower.volumes == [0.5]
 
 
+@pytest.mark.parametrize("margin_mode", ["hedging", "netting"])
+def test_a_reduction_that_is_planned_anew_is_given_all_of_its_own_patience(make: Make, margin_mode: str) -> None:
+    """The second order asks for the same as the first one, which left no trace."""
+    follower = make(account={"margin_mode": margin_mode}, limits=Limits(500, 500, 50, D(100), D(50), 60))
+    trade = follower.master_opens(position(1, volume="1.00"))
+    follower.look()
+    follower.mt5.inject("order_send", "timeout_not_executed")
+    follower.master_closes(trade, "0.80")
+    follower.look()
+    follower.mt5.inject("order_send", "timeout_late_fill", seconds=5, times=None)
+    follower.ticks(40)
+    assert follower.volumes == [0.8]
+
+
 def test_a_late_reduction_at_the_end_of_a_long_scaling_out_is_not_made_twice(follower: Follower) -> None:
     trade = follower.master_opens(position(1, volume="1.00"))
     follower.look()

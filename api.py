@@ -587,12 +587,19 @@ def from_loopback() -> bool:
 
 def refuse_foreign_pages(local: bool) -> None:
     """A browser says whose page it is that asks. Pages of other sites may not, nor, on a server for this computer only,
-    one whose site's name was made to lead here (DNS rebinding)."""
+    one whose site's name was made to lead here (DNS rebinding): its GET names no page, but the host as it knows it."""
+    if local and not is_loopback(urlsplit(f"//{request.host}").hostname or ""):
+        raise Refused(
+            403,
+            "foreign_host",
+            "this server is for this computer only, by the name localhost or its address; behind a proxy it is started "
+            "with --behind-proxy",
+        )
     origin = request.headers.get("Origin")
     if origin is None:  # no browser, or a page that may not read the answer and has no token
         return
     site = origin.partition("://")[2].lower()
-    if site != request.host.lower() or (local and not is_loopback(urlsplit(f"//{site}").hostname or "")):
+    if site != request.host.lower():
         raise Refused(403, "foreign_origin", "pages of other sites may not use this server")
 
 

@@ -55,6 +55,7 @@ USER_PASSWORD = "AIBOT_USER_PASSWORD"  # noqa: S105
 WRONG_USE = 2
 MOST_WEBSOCKETS: Final = 10_000
 FILES_OF_OURS: Final = 64
+MOST_TOKEN_MINUTES: Final = 24 * 60
 LOG_LINE: Final = "%(asctime)s %(levelname)-7s %(message)s"
 SECRETS: Final = re.compile(
     r"eyJ[\w-]{8,}\.[\w-]*\.[\w-]*"  # a token
@@ -102,7 +103,9 @@ def parser() -> argparse.ArgumentParser:
         help="who may make an account with POST /users/public: anyone, anyone but waiting for an admin, nobody "
         "(default: open while listening on loopback only, approval otherwise)",
     )
-    main_parser.add_argument("--token-minutes", type=float, default=60.0, help="life of a token (default: %(default)s)")
+    main_parser.add_argument(
+        "--token-minutes", type=minutes, default=60.0, help="life of a token (default: %(default)s)"
+    )
     main_parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain (PEM), to speak https and wss")
     main_parser.add_argument("--tls-key", metavar="FILE", help="its private key (PEM)")
     main_parser.add_argument(
@@ -112,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
     )
     main_parser.add_argument(
         "--per-address",
-        type=int,
+        type=one_or_more,
         metavar="N",
         default=MOST_FROM_ADDRESS,
         help="connections, and WebSockets, that one address may hold (default: %(default)s)",
@@ -136,6 +139,20 @@ def port(value: str) -> int:
     number = int(value)
     if not 0 <= number <= 65535:
         raise argparse.ArgumentTypeError("must be 0 to 65535")
+    return number
+
+
+def minutes(value: str) -> float:
+    number = float(value)
+    if not 0 < number <= MOST_TOKEN_MINUTES:
+        raise argparse.ArgumentTypeError(f"must be above 0, at most {MOST_TOKEN_MINUTES} (a day)")
+    return number
+
+
+def one_or_more(value: str) -> int:
+    number = int(value)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
     return number
 
 

@@ -52,7 +52,7 @@ class Attack:
     handshake: bool = False  # of TLS: carried out, and then silence
 
 
-HEAD: Final = b"POST /token HTTP/1.1\r\nHost: x\r\n"
+HEAD: Final = b"POST /token HTTP/1.1\r\nHost: localhost\r\n"
 HELD: Final = 10  # addresses among which 1,000 connections are all within the limit
 ATTACKS: Final = (
     Attack("none"),

@@ -59,10 +59,10 @@ FRAMES: Final = [
     b"\x81\xfe\x01\x00\x00\x00\x00\x00" + b" " * 256,
 ]
 REQUESTS: Final = [
-    b"GET /signals?after=1&limit=2 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer eyJ.x.y\r\n\r\n",
-    b'POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n{"username":""}',
+    b"GET /signals?after=1&limit=2 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer eyJ.x.y\r\n\r\n",
+    b'POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: 15\r\n\r\n{"username":""}',
     b"POST /token HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 3\r\n\r\na=b",
-    b"PUT /signal/book HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
+    b"PUT /signal/book HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
     b"HEAD http://x/health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2,
 ]
 PIECES: Final = [

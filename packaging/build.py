@@ -92,6 +92,8 @@ def build(*, obfuscate: bool, pyarmor: bool) -> None:
     """Raises `NotBuilt`."""
     for folder in (BUILD, DIST):
         shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            raise NotBuilt(f"{folder} cannot be emptied: is one of its programs running, or a window open there?")
         folder.mkdir()
     sources, imports = ROOT, []
     if obfuscate or pyarmor:

@@ -730,7 +730,7 @@ def raw(server: Serving, request: bytes) -> bytes:
 
 
 def test_a_connection_is_kept_for_the_next_request(server: Serving) -> None:
-    answer = raw(server, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+    answer = raw(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
     assert answer.count(b"HTTP/1.1 200 OK") == 3
 
 
@@ -750,14 +750,16 @@ def one_answer(connection: socket.socket) -> tuple[bytes, bytes]:
 def test_a_request_right_after_an_answer_is_not_lost(server: Serving) -> None:
     with connected(server) as connection:
         for _ in range(20):
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             head, body = one_answer(connection)
             assert body == b'{"status":"ok"}'
             assert b"connection: close" not in head.lower()
 
 
 def test_an_answer_without_its_body_keeps_the_connection_too(server: Serving) -> None:
-    answer = raw(server, b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = raw(
+        server, b"HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    )
     assert answer.count(b"HTTP/1.1 200 OK") == 2
     assert answer.count(b'{"status":"ok"}') == 1
 
@@ -767,7 +769,7 @@ def test_a_body_that_nobody_reads_keeps_the_connection(server: Serving, size: in
     with connected(server) as connection:
         for _ in range(2):  # GET takes no body, and who may not is told before his is looked at
             for line in (b"GET /health", b"POST /signal/close"):
-                connection.sendall(b"%b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (line, size))
+                connection.sendall(b"%b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (line, size))
                 connection.sendall(b"x" * size)
                 head, _ = one_answer(connection)
                 assert head.split()[1] == (b"200" if line.startswith(b"GET") else b"401")
@@ -776,10 +778,10 @@ def test_a_body_that_nobody_reads_keeps_the_connection(server: Serving, size: in
 def test_a_body_beyond_every_limit_ends_the_connection(server: Serving) -> None:
     size = (2 << 20) + 1
     with connected(server) as connection:
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size)
         head, _ = one_answer(connection)
         assert b"Connection: close" in head
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")  # which is body
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")  # which is body
         assert connection.recv(4096) == b""
 
 
@@ -787,7 +789,7 @@ def test_who_asks_before_sending_a_body_is_told_to_go_on(server: Serving, master
     body = json.dumps(ORIGINAL_SIGNAL).encode()
     with connected(server) as connection:
         connection.sendall(
-            b"POST /signal/broadcast HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nExpect: 100-continue\r\n"
+            b"POST /signal/broadcast HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %b\r\nExpect: 100-continue\r\n"
             b"Content-Length: %d\r\n\r\n" % (master.token.encode(), len(body))
         )
         assert connection.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -800,20 +802,20 @@ def test_a_request_that_does_not_come_to_its_end_is_given_up(
 ) -> None:
     monkeypatch.setattr(webserver, "REQUEST_S", 0.2)
     with connected(server) as connection:
-        connection.sendall(b"POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        connection.sendall(b"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         assert connection.recv(4096) == b""
     assert master.call("GET", "/signals").status_code == 200
 
 
 def test_an_absolute_address_means_the_same(server: Serving) -> None:
-    answer = raw(server, b"GET http://elsewhere/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = raw(server, b"GET http://127.0.0.1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answer.endswith(b'{"status":"ok"}')
 
 
 def test_an_unread_body_does_not_become_the_next_request(server: Serving) -> None:
-    hidden = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-    request = b"POST /signal/close HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(hidden), hidden)
-    answer = raw(server, request + b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+    hidden = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    request = b"POST /signal/close HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(hidden), hidden)
+    answer = raw(server, request + b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answer.count(b"HTTP/1.1 401") == 1
     assert answer.count(b"HTTP/1.1 404") == 1
     assert b"HTTP/1.1 200" not in answer
@@ -831,9 +833,9 @@ def test_an_unread_body_does_not_become_the_next_request(server: Serving) -> Non
         (b"POST /token HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", b"400"),
         (b"POST /token HTTP/1.1\r\nContent-Length: 1_0\r\n\r\n", b"400"),
         (b"POST /token HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b"411"),
-        (b"GET \xff\xfe/%ff HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
-        (b"GET http://[elsewhere/health HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
-        (b"GET http://elsewhere/nothing HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"GET \xff\xfe/%ff HTTP/1.1\r\nHost: localhost\r\n\r\n", b"404"),
+        (b"GET http://[elsewhere/health HTTP/1.1\r\nHost: localhost\r\n\r\n", b"400"),
+        (b"GET http://localhost/nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", b"404"),
     ],
     ids=lambda value: repr(value)[:50],
 )
@@ -847,7 +849,7 @@ def test_what_is_no_good_request_gets_json_too(server: Serving, request_bytes: b
 
 def test_who_sends_far_too_much_still_gets_to_read_why(server: Serving) -> None:
     size = 12 << 20
-    request = b"POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+    request = b"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size
     assert raw(server, request + bytes(size)).split()[1] == b"413"
 
 

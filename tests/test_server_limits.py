@@ -69,8 +69,8 @@ def drip(connection: socket.socket, data: bytes) -> None:
     "beginning",
     [
         b"",
-        b"POST /token HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-        b"POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n",
+        b"POST /token HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+        b"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000\r\n\r\n",
     ],
     ids=["from the start", "in the head", "in the body"],
 )
@@ -93,7 +93,7 @@ def test_a_kept_connection_that_begins_to_drip_has_no_more_time_than_a_new_one(
 ) -> None:
     monkeypatch.setattr(webserver, "REQUEST_S", 0.5)
     with connected(server) as connection:
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(65536).endswith(b'{"status":"ok"}')
         connection.sendall(b"GET /heal")
         assert is_over(connection)
@@ -102,7 +102,7 @@ def test_a_kept_connection_that_begins_to_drip_has_no_more_time_than_a_new_one(
 def test_a_kept_connection_ends_when_nothing_more_comes(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webserver, "IDLE_S", 0.2)
     with connected(server) as connection:
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(65536).endswith(b'{"status":"ok"}')
         assert is_over(connection)
 
@@ -119,7 +119,7 @@ def test_an_answer_that_nobody_reads_is_given_up(
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(address_of(server))
-        request = f"GET /signals?limit=1000 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {master.token}\r\n\r\n"
+        request = f"GET /signals?limit=1000 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {master.token}\r\n\r\n"
         connection.sendall(request.encode() * 100)
         assert connection.recv(15) == b"HTTP/1.1 200 OK"
         wait_until(lambda: threading.active_count() <= others, "the thread of the connection to end")
@@ -154,8 +154,8 @@ def test_many_slow_requests_keep_nobody_from_being_answered(server: Serving, hel
         connection.sendall(
             (
                 b"",
-                b"POST /token HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-                b"POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n{",
+                b"POST /token HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+                b"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000\r\n\r\n{",
             )[number % 3]
         )
     for number in range(20):
@@ -190,7 +190,7 @@ def test_an_address_has_so_many_connections_and_others_do_not_notice(
     with serving(tmp_path, most_from_address=20) as server:
         for _ in range(20):
             connection = held_open.enter_context(connected(server, source="127.0.0.9"))
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert connection.recv(65536).endswith(b'{"status":"ok"}')
         for _ in range(30):
             with connected(server, source="127.0.0.9") as one_more:
@@ -200,7 +200,7 @@ def test_an_address_has_so_many_connections_and_others_do_not_notice(
 
         def fits_again() -> bool:
             with connected(server, source="127.0.0.9") as connection:
-                connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 with contextlib.suppress(ConnectionError):
                     return connection.recv(65536).endswith(b'{"status":"ok"}')
                 return False

@@ -246,6 +246,11 @@ def test_a_name_that_was_made_to_lead_here_does_not_help_a_page(server: Serving)
     rebound = {"Host": "evil.example:8000", "Origin": "http://evil.example:8000"}
     assert server.call("POST", "/users/public", body, **rebound).status_code == 403
     assert server.store.users() == []
+    for route in ("/metrics", "/health", "/overview"):
+        answer = server.call("GET", route, Host="evil.example:8000")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "foreign_host"), route
+    for name in ("localhost:8000", "127.0.0.1", "[::1]:8000"):
+        assert server.call("GET", "/health", Host=name).status_code == 200
 
 
 def test_a_server_for_others_has_a_name_of_its_own(tmp_path: Path) -> None:

@@ -247,6 +247,9 @@ def test_a_database_has_one_server(start: Callable[..., Process], tmp_path: Path
     [
         (["--port", "70000"], "0 to 65535"),
         (["--registration", "maybe"], "invalid"),
+        *((["--token-minutes", wrong], "must be above 0, at most 1440") for wrong in ("0", "-1", "inf", "nan", "1441")),
+        (["--token-minutes", "an hour"], "invalid"),
+        (["--per-address", "0"], "must be 1 or more"),
         (["--tls-key", "key.pem"], "--tls-key needs --tls-cert"),
         (["--tls-cert", "nothing.pem"], "certificate cannot be used"),
         (["--database", "nowhere/a.db"], "nowhere"),

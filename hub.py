@@ -19,7 +19,7 @@ from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from db import Store, Unavailable
-from records import Clock, Entry, Master, Outcome, Role, User
+from records import Clock, Entry, Master, Outcome, Role, User, UserConfig
 from safety import Sizing, wanted_volume
 from signals import BadJson, ChangeType, Trade, decode, encode, trade_for_client
 from version import VERSION
@@ -122,6 +122,13 @@ def change_message(entry: Entry, view: View) -> dict[str, Any]:
     return message
 
 
+def _config_frame(settings: UserConfig, copier_since: int | None) -> bytes:
+    message: dict[str, Any] = {"type": "config", "data": settings.as_message()}
+    if copier_since is not None:
+        message["copier_since"] = copier_since
+    return encode(message).encode()
+
+
 FanOut = Callable[[Sequence[Any], Sequence[bytes]], None]  # sends messages, in their order, to each of some connections
 
 
@@ -219,11 +226,13 @@ class Hub:
                 connection.close(FORBIDDEN, "the account was changed")
                 return
             view = view_of(now, self._store)
+            book, settings, seq = self._book_frame(view), self._store.config_of(now.id), self._store.last_seq()
+            # The last that can fail: who has not been let in has taken nobody's place.
             since = self._store.copier_since(now, ledger) if ledger and now.role is Role.CLIENT else None
             member = Member(
                 connection, now, token_expires_at, view, since, address=address, budget_at=self._clock.monotonic()
             )
-            book, config, seq = self._book_frame(view), self._config_frame(member), self._store.last_seq()
+            config = _config_frame(settings, since)
             with self._list:
                 most_others = 0 if now.role is Role.CLIENT else MOST_OF_USER - 1
                 others = self._members_of(now.id)
@@ -338,10 +347,7 @@ class Hub:
         return f'{head[:-1]},"data":{data}}}'.encode()
 
     def _config_frame(self, member: Member) -> bytes:
-        message: dict[str, Any] = {"type": "config", "data": self._store.config_of(member.user.id).as_message()}
-        if member.copier_since is not None:
-            message["copier_since"] = member.copier_since
-        return encode(message).encode()
+        return _config_frame(self._store.config_of(member.user.id), member.copier_since)
 
     def _send_book(self, member: Member) -> None:
         """All that a connection is told first: what has asked for it may have missed any of it."""

@@ -302,8 +302,26 @@ def _of_orders(
             if copy.order in orders or any(order.comment == copy.tag for order in orders.values()):
                 continue  # the broker is still at it
             identifier = position.identifier if position else 0
-            news += _of_market(copy, change, proof, patient, identifier)
+            by_us = change if change is None or _may_be_ours(copy, copies, change, symbol, look) else None
+            news += _of_market(copy, by_us, proof, patient, identifier)
     return news
+
+
+def _may_be_ours(copy: Copy, copies: Iterable[Copy], change: Decimal, symbol: str, look: Look) -> bool:
+    """Whether a change of the lots may be what the order of a copy has made: not when the history is complete, and has
+    no such deals with our magic number. The follower may have traded just as much meanwhile."""
+    if not _proven(look, symbol, lots_of(look.reading, symbol)):
+        return True
+    known = {ticket for other in copies if other is not copy for ticket in (other.order, other.client_ticket)}
+    own = [
+        deal.volume
+        for deal in look.history[symbol]
+        if deal.magic == copy.magic
+        and deal.order > copy.after_ticket
+        and deal.order not in known
+        and deal.buys == (change > 0)
+    ]
+    return sum(own, NOTHING) >= abs(change)
 
 
 def _filled(proof: Evidence, order: int) -> Decimal | None:

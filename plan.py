@@ -317,6 +317,8 @@ def _follow(
         wanted.append(SetStops(copy, position, sl, tp, Levels(sl, tp)))
     if order is not None and copy.kind is Kind.ORDER and not is_frozen_order(order, symbol):
         sl, tp = _new_stops(trade, symbol)
+        if order.action != trade.action:  # of one of the two, a stop-limit order, the first price has been reached
+            price, stoplimit = (stoplimit, NOTHING) if trade.stoplimit else (order.price, price)
         expiration = _expiration(trade, symbol, known, shown(order))
         now = (order.price, order.stoplimit, order.sl, order.tp)
         if now != (price, stoplimit, sl, tp) or not is_same(shown(order), expiration):
@@ -561,4 +563,8 @@ def _decided_by_its_order(held: Held, known: Known) -> Refusal | None:
         )
     if forerunner.state is State.UNKNOWN:
         return Refusal(Reason.OUTCOME_UNKNOWN, "the pending order it came from may still fill", {})
+    if forerunner.reason == Reason.ANOTHER_COPIER:
+        return Refusal(
+            Reason.ANOTHER_COPIER, "another copier of this user may have copied the pending order it came from", {}
+        )
     return None

@@ -411,9 +411,13 @@ class Terminal:
         )
 
     def trade_against(
-        self, symbol: str, action: Action, volume: Decimal, *, deviation: int, magic: int, comment: str
+        self, symbol: str, action: Action, volume: Decimal, *, position: int, deviation: int, magic: int, comment: str
     ) -> Outcome:
-        """On a netting account: trade `volume` lots the other way than `action`. Not harmless to repeat."""
+        """On a netting account: trade `volume` lots the other way than `action`. Not harmless to repeat.
+
+        With a `position` (ticket) the broker takes it as the close of that one, which can turn nothing round and opens
+        nothing when it is gone already (MT5 docs, MqlTradeRequest); 0 = none.
+        """
         opposite = Action.SELL if action.buys else Action.BUY
         tick = self._mt5.symbol_info_tick(symbol)
         price = 0.0 if tick is None else tick.ask if opposite.buys else tick.bid
@@ -429,6 +433,7 @@ class Terminal:
                 "deviation": deviation,
                 "magic": magic,
                 "comment": comment,
+                **({"position": position} if position else {}),
             },
         )
 

@@ -475,8 +475,17 @@ class Trader:
                 raise
             log.error("closing %s although the ledger cannot be written: %s", named(copy), error)
         lots = copy.current - step.to
+        # A stop may close the position before this arrives: where it only makes it smaller, it must not open another.
+        there = next((p for p in reading.positions if p.symbol == copy.symbol), None)
+        smaller = there is not None and there.action.buys == copy.action.buys and lots <= there.volume
         outcome = self._terminal.trade_against(
-            copy.symbol, copy.action, lots, deviation=CLOSE_DEVIATION_POINTS, magic=rules.magic, comment=copy.tag
+            copy.symbol,
+            copy.action,
+            lots,
+            position=there.ticket if there is not None and smaller else 0,
+            deviation=CLOSE_DEVIATION_POINTS,
+            magic=rules.magic,
+            comment=copy.tag,
         )
         self._rests(copy.key, step, outcome)
         words = "close" if not step.to else f"reduction to {step.to} lots"

@@ -1511,3 +1511,37 @@ def test_a_life_on_a_netting_account_is_told_line_by_line(follower: Follower, ca
     assert follower.events() == ["opened", "reduced", "closed"]
     for words in ("opened BUY 0.1 EURUSD", "reduction to 0.05 lots of", "close of BUY 0.1 EURUSD", "closed BUY 0.1"):
         assert any(words in line for line in caplog.messages), words
+
+
+# --- between the look and the order ----------------------------------------------------------------------------------
+
+
+def test_a_close_opens_nothing_when_a_stop_at_the_client_was_first(follower: Follower) -> None:
+    trade = follower.master_opens(position(1, sl=D("1.09000")))
+    follower.look()
+    watched = follower.watch()
+    send = watched._mt5.order_send
+
+    def later(request: dict[str, Any]) -> Any:
+        follower.falls_to(1.0899)
+        return send(request)
+
+    watched.order_send = later  # type: ignore[method-assign]
+    follower.master_closes(trade)
+    follower.look()
+    follower.ticks(20)
+    assert lots(follower) == 0
+    assert follower.state(1) in ("closed", "closed_by_client")
+
+
+def test_what_the_follower_buys_while_an_open_has_no_answer_is_his(follower: Follower) -> None:
+    follower.mt5.inject("order_send", "timeout_not_executed")
+    trade = follower.master_opens(position(1))
+    follower.look()
+    follower.clock.now += 1
+    by_hand(follower, 0.1)
+    follower.ticks(25)
+    follower.master_closes(trade)
+    follower.ticks(20)
+    assert lots(follower) == 0.1
+    assert follower.state(1) == "unknown"

@@ -17,7 +17,7 @@ from follower import Follower, Make, order, position
 from copies import Copy, State
 from ledger import LedgerError
 from safety import Limits, Mode, Sizing
-from signals import Action
+from signals import Action, Kind
 
 
 def before_recording(follower: Follower, act: Callable[[tuple[Copy, ...]], None]) -> None:
@@ -642,3 +642,65 @@ def test_a_reversal_is_closed_although_the_terminal_does_not_answer_about_the_sy
     follower.master_modifies(trade, action=Action.SELL)
     follower.look()
     assert follower.positions == []
+
+
+# --- stop-limit orders, which become limit orders at each broker in his own time --------------------------------------
+
+
+@pytest.mark.parametrize("margin_mode", ["hedging", "netting"])
+def test_a_stop_limit_order_that_the_client_has_activated_first_keeps_its_limit_price(
+    make: Make, margin_mode: str
+) -> None:
+    follower = make(account={"margin_mode": margin_mode}, limits=Limits(5000, 500, 50, D(100), D(50), 60))
+    trade = follower.master_opens(order(1, action="BUY_STOP_LIMIT", price="1.10500", stoplimit=D("1.10300")))
+    follower.look()
+    follower.falls_to(1.10510)
+    watched = follower.watch()
+    follower.passes(3)
+    assert [(o.price_open, o.price_stoplimit) for o in follower.orders] == [(1.103, 0.0)]
+    assert watched.sent == []
+    trade = follower.master_modifies(trade, stoplimit=D("1.10200"))
+    follower.look()
+    assert [(o.price_open, o.price_stoplimit) for o in follower.orders] == [(1.102, 0.0)]
+    follower.master_modifies(trade, action=Action.BUY_LIMIT, price=D("1.10200"), stoplimit=D(0))
+    follower.passes(3)
+    assert len(watched.sent) == 1
+    assert follower.positions == []
+
+
+@pytest.mark.parametrize("margin_mode", ["hedging", "netting"])
+def test_a_stop_limit_order_that_the_master_has_activated_first_waits_for_the_clients_price(
+    make: Make, margin_mode: str
+) -> None:
+    follower = make(account={"margin_mode": margin_mode}, limits=Limits(5000, 500, 50, D(100), D(50), 60))
+    trade = follower.master_opens(order(1, action="BUY_STOP_LIMIT", price="1.10500", stoplimit=D("1.10300")))
+    follower.look()
+    watched = follower.watch()
+    trade = follower.master_modifies(trade, action=Action.BUY_LIMIT, price=D("1.10300"), stoplimit=D(0))
+    follower.passes(10)
+    assert watched.sent == []
+    follower.master_modifies(trade, price=D("1.10200"))
+    follower.passes(3)
+    assert [(o.price_open, o.price_stoplimit) for o in follower.orders] == [(1.105, 1.102)]
+    follower.falls_to(1.10510)
+    follower.passes(3)
+    assert [(o.price_open, o.price_stoplimit) for o in follower.orders] == [(1.102, 0.0)]
+    assert len(watched.sent) == 1
+
+
+@pytest.mark.parametrize("margin_mode", ["hedging", "netting"])
+def test_the_fill_of_a_pending_order_that_another_copier_may_have_copied_is_not_entered(
+    make: Make, margin_mode: str
+) -> None:
+    follower = make(account={"margin_mode": margin_mode}, limits=Limits(5000, 500, 50, D(100), D(50), 60))
+    follower.clock.now += 1
+    follower.disconnects()
+    pending = order(7, opened_at=follower.server_ms())
+    follower.sends_book(pending, config={"copier_since": follower.server_ms()})
+    follower.passes(3)
+    assert follower.state(7, Kind.ORDER) == "skipped"
+    follower.master_opens(position(7, price=D("1.09")))
+    follower.master_closes(pending)
+    follower.passes(5)
+    assert follower.opened() == 0
+    assert follower.copy(7).reason == "another_copier"  # type: ignore[union-attr]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from server_kit import ACCOUNT, FakeConnection, HandClock, trade
 
-from db import Store
-from hub import Hub
+from db import Store, Unavailable
+from hub import Hub, View
 from records import Post, Role, User, UserConfig
 from safety import Copying, Mode
 from signals import Kind, encode
@@ -106,6 +106,23 @@ def test_a_copier_is_told_since_when_no_other_one_of_its_user_was_connected(hous
     other = Store(tmp_path / "server.db", house.clock, guest=True)
     assert other.copier_since(user, "one") == since[-1], "over a restart too"
     other.close()
+
+
+def test_a_copier_that_was_not_let_in_has_taken_nobodys_place(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = house.client("client_1")
+    (first,) = {message.get("copier_since") for message in house.join(user, ledger="one").messages[1:]}
+
+    def fails(view: View) -> bytes:
+        raise Unavailable("the disk is full")
+
+    house.clock.now += 1
+    with monkeypatch.context() as broken:
+        broken.setattr(house.hub, "_book_frame", fails)
+        with pytest.raises(Unavailable):
+            house.join(user, ledger="two")
+    house.clock.now += 1
+    (second,) = {message.get("copier_since") for message in house.join(user, ledger="two").messages[1:]}
+    assert second - first == 2000
 
 
 def test_a_change_names_the_one_before_it(house: House) -> None:

@@ -319,7 +319,7 @@ def test_an_account_that_shows_nothing_is_no_witness(sent: Copy, waited: float) 
 @pytest.mark.parametrize("sent", [trimming(), opening("SELL", before="0.10")])
 def test_an_account_that_shows_nothing_is_believed_when_its_deals_say_the_same(sent: Copy) -> None:
     others = () if sent.state is State.CLOSING else (copy(lots="0.10"),)
-    seen = observe(sent, *others, history=(deal("0.10"), deal("-0.10")))
+    seen = observe(sent, *others, history=(deal("0.10"), deal("-0.10", 600)))
     assert news(seen) == ([(1, "closed")] if sent.state is State.CLOSING else [(2, "position", "0.10")])
     assert seen.blocked == frozenset()
 

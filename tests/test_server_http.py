@@ -789,8 +789,8 @@ def test_who_asks_before_sending_a_body_is_told_to_go_on(server: Serving, master
     body = json.dumps(ORIGINAL_SIGNAL).encode()
     with connected(server) as connection:
         connection.sendall(
-            b"POST /signal/broadcast HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %b\r\nExpect: 100-continue\r\n"
-            b"Content-Length: %d\r\n\r\n" % (master.token.encode(), len(body))
+            b"POST /signal/broadcast HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %b\r\n"
+            b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % (master.token.encode(), len(body))
         )
         assert connection.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body)

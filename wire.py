@@ -104,9 +104,11 @@ class WebSocket:
         "backlog",
         "closing_at",
         "current",
+        "deaf",
         "heard",
         "heard_at",
         "listener",
+        "longest",
         "number",
         "outbox",
         "parser",
@@ -130,6 +132,8 @@ class WebSocket:
         self.outbox: deque[bytes] = deque()  # whole frames
         self.current = memoryview(b"")  # what is left of the frames being written
         self.backlog = 0  # bytes in both
+        self.longest = 0  # bytes of the longest frame so far: a book may be longer than all that may wait
+        self.deaf = False  # what came could not be understood, and neither can what follows
         self.heard = 0  # frames since the last look
         self.heard_at = self.pinged_at = 0.0
         self.closing_at: float | None = None  # when patience for the closing ends
@@ -359,10 +363,11 @@ class SocketThread:
             return
         connection.outbox.append(whole_frame)
         connection.backlog += len(whole_frame)
+        connection.longest = max(connection.longest, len(whole_frame))
 
     @staticmethod
     def _is_full(connection: WebSocket) -> bool:
-        return connection.backlog > MOST_BACKLOG or len(connection.outbox) > MOST_FRAMES
+        return connection.backlog > MOST_BACKLOG + connection.longest or len(connection.outbox) > MOST_FRAMES
 
     def _flush(self, connection: WebSocket) -> None:
         """Write as much as the socket takes without waiting."""
@@ -415,6 +420,8 @@ class SocketThread:
                 return
 
     def _understand(self, connection: WebSocket, data: bytes) -> None:
+        if connection.deaf:
+            return
         connection.parser.receive_bytes(data)
         try:
             for found in connection.parser.received_frames():
@@ -429,6 +436,7 @@ class SocketThread:
                 elif found.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION):
                     self._message_part(connection, found.payload, found.message_finished)
         except ParseFailed as error:
+            connection.deaf = True
             self._over(connection, int(error.code), str(error))
         self._flush(connection)
 

@@ -166,6 +166,12 @@ class Api:
             return None
         return user, found
 
+    def may_send_much(self, path: str, authorization: str) -> bool:
+        """Whether a long body is worth reading, by its token's signature and time alone. The rest comes later."""
+        token = token_in(authorization)
+        takes_much = any(route.path == path and route.limit > BODY_LIMIT for route in ROUTES)
+        return takes_much and token is not None and self._tokens.read(token) is not None
+
     def caller(self, token: str | None, roles: frozenset[Role]) -> tuple[User, Token]:
         found = self.user_of(token) if token else None
         if found is None:
@@ -563,7 +569,11 @@ def _is_websocket_key(key: str) -> bool:
 
 
 def bearer_token() -> str | None:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token_in(request.headers.get("Authorization", ""))
+
+
+def token_in(authorization: str) -> str | None:
+    scheme, _, token = authorization.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 

@@ -242,7 +242,13 @@ def serve(options: argparse.Namespace) -> int:
         most_from_address = None if options.behind_proxy else options.per_address
         try:
             server = WebServer(
-                options.host, options.port, app, tls, most_from_address=most_from_address, address_group=network_of
+                options.host,
+                options.port,
+                app,
+                tls,
+                most_from_address=most_from_address,
+                address_group=network_of,
+                may_send_much=app.extensions["api"].may_send_much,
             )
         except CannotListen as error:
             raise Unusable(f"cannot listen on {options.host} port {options.port}: {error}") from error

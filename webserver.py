@@ -40,7 +40,8 @@ GIVE_SOCKET_TO: Final = "aibot.give_socket_to"
 REQUEST_S: Final = 15.0  # from the connection, TLS handshake included, or the first byte to the end of a request's head
 IDLE_S: Final = 75.0  # the longest silence between two requests
 SLOWEST: Final = 20_000  # bytes a second that a body or an answer has to make after these, on the whole
-MOST_READ: Final = 2 << 20  # bytes of a body, above the limit of every route; more is refused unread
+LITTLE: Final = 64 << 10  # bytes of a body that anybody may send; more is read from those only who may send it
+MOST_READ: Final = 2 << 20  # above the limit of every route; more is refused unread
 MOST_CONNECTIONS: Final = 2000  # at once, WebSockets aside; each has a thread
 MOST_FROM_ADDRESS: Final = 100
 LINGER_S: Final = 3.0  # how long what follows a refused request is read away ...
@@ -85,12 +86,15 @@ class WebServer(ThreadedWSGIServer):
         *,
         most_from_address: int | None = MOST_FROM_ADDRESS,
         address_group: Callable[[str], str] = str,
+        may_send_much: Callable[[str, str], bool] = lambda path, authorization: False,
     ) -> None:
-        """`most_from_address` None = no such limit, behind a proxy, from which all connections come; `address_group`
-        says which addresses count as one."""
+        """`may_send_much` says by path and header of Authorization from whom more than `LITTLE` is read, so that nobody
+        fills the memory who has no business here. `most_from_address` None = no such limit, behind a proxy, from which
+        all connections come; `address_group` says which addresses count as one."""
         self.given_away: set[socket.socket] = set()
         self._most_from_address = most_from_address
         self._group = address_group
+        self.may_send_much = may_send_much
         self._counting = threading.Lock()
         self._connections: Counter[str] = Counter()
         self._full = False
@@ -276,7 +280,9 @@ class RequestHandler(WSGIRequestHandler):
 
     def _body(self, length: int) -> bytes:
         self.incoming.allow(REQUEST_S + length / SLOWEST)
-        if length > MOST_READ:  # which is more than any route takes: it is going to be refused for its length
+        path, authorization = self.path.partition("?")[0], self.headers.get("Authorization", "")
+        if length > LITTLE and (length > MOST_READ or not self.server.may_send_much(path, authorization)):
+            # It is going to be refused, for its length or for who sent it.
             self.close_connection = self.unread = True
             return b""
         body = self.rfile.read(length)

@@ -242,7 +242,15 @@ def serving(
     sockets = SocketThreads(clock, failed)
     hub = Hub(store, clock, sockets.send_to_all)
     app = create_app(store, hub, Settings(SECRET, registration, token_seconds, **settings), clock, sockets)
-    server = WebServer("127.0.0.1", 0, app, tls, most_from_address=most_from_address, address_group=network_of)
+    server = WebServer(
+        "127.0.0.1",
+        0,
+        app,
+        tls,
+        most_from_address=most_from_address,
+        address_group=network_of,
+        may_send_much=app.extensions["api"].may_send_much,
+    )
     threads = [
         threading.Thread(target=server.serve_forever, args=(0.02,), name="http", daemon=True),
         threading.Thread(target=hub.run, name="hub", daemon=True),

@@ -145,7 +145,9 @@ CREATE TABLE executions (
     UNIQUE (client_id, id)
 ) STRICT;
 CREATE INDEX executions_of_a_client ON executions (client_id, number);
+CREATE INDEX executions_of_a_client_by_event ON executions (client_id, event);
 CREATE INDEX executions_of_a_master ON executions (master, number);
+CREATE INDEX executions_of_a_master_by_event ON executions (master, event);
 CREATE INDEX executions_by_event ON executions (event);
 
 -- Which account numbers a client's reports have named: two clients that trade on one account would double each trade there.

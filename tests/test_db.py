@@ -829,3 +829,16 @@ def test_every_start_is_written_down_with_how_far_it_had_come(tmp_path: Path) ->
         pass
     with contextlib.closing(Store(tmp_path / "server.db", HandClock())) as store:
         assert store.starts[-2] == runs[-1], "adduser is no start"
+
+
+@pytest.mark.parametrize("whose", [{"client": "client_1"}, {"master": "master_user"}])
+def test_what_one_user_asks_for_does_not_cost_what_the_others_have(store: Store, whose: dict[str, str]) -> None:
+    asked: list[str] = []
+    store._db.set_trace_callback(asked.append)
+    store.executions_after(0, 100, **whose)
+    store.executions_by_event(**whose)
+    store._db.set_trace_callback(None)
+    for statement in asked:
+        plan = " ".join(row["detail"] for row in store._db.execute(f"EXPLAIN QUERY PLAN {statement}"))
+        assert "USING INDEX executions_of_a" in plan or "USING COVERING INDEX executions_of_a" in plan, plan
+    assert len(asked) == 2

@@ -1,29 +1,11 @@
-"""The clocks of this computer, and that of another one as it shows in what comes from there."""
+"""The clock of another computer, as it shows in what comes from there. Pure."""
 
 from __future__ import annotations
 
-import sys
-import time
 from dataclasses import dataclass, replace
 from typing import Final
 
 WINDOW_S: Final = 300.0  # for so long (twice at most) the showing with the least delay counts
-
-
-class AwakeClock:
-    """The clocks of this computer, and both go on while it sleeps.
-
-    The module `time` has none such on Linux: its monotonic clock stands still then (man 2 clock_gettime). That of
-    Windows does not (GetTickCount64 until Python 3.12, QueryPerformanceCounter since; Microsoft's pages on both).
-    """
-
-    @staticmethod
-    def time() -> float:
-        return time.time()
-
-    @staticmethod
-    def monotonic() -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)

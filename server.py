@@ -31,7 +31,6 @@ from typing import Any, Final
 
 from api import Registration, Settings, create_app
 from auth import PASSWORD, Passwords, network_of, read_secret
-from clocks import AwakeClock
 from config import is_loopback
 from console import LOG_BYTES, LOG_FILES, owners_alone
 from db import NameTaken, Store, Unavailable, Unusable, hold
@@ -154,6 +153,22 @@ def one_or_more(value: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
     return number
+
+
+class AwakeClock:
+    """The clocks of this computer, and both go on while it sleeps.
+
+    The module `time` has none such on Linux: its monotonic clock stands still then (man 2 clock_gettime). That of
+    Windows does not (GetTickCount64 until Python 3.12, QueryPerformanceCounter since; Microsoft's pages on both).
+    """
+
+    @staticmethod
+    def time() -> float:
+        return time.time()
+
+    @staticmethod
+    def monotonic() -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
 class OneLine(logging.Formatter):

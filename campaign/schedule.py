@@ -450,7 +450,7 @@ def _asleep_for_patience(world: World, draw: random.Random) -> None:
 
 def _sleeps(world: World, draw: random.Random, part: Part, seconds: float) -> None:
     part.asleep_until = world.clock.now + seconds
-    if draw.random() < 0.5 and part is not world.server:  # the server has a clock that goes on (clocks.py)
+    if draw.random() < 0.5 and part is not world.server:  # the server has a clock that goes on (server.AwakeClock)
         world.later(seconds, lambda: setattr(part.clock, "slept", part.clock.slept + seconds))
     if part is world.copier and part.alive and draw.random() < 0.5:
         part.objects.line.lost("the machine sleeps")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from clocks import AwakeClock
+from server import AwakeClock
 
 
 def awake() -> float:

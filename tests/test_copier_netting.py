@@ -1545,3 +1545,15 @@ def test_what_the_follower_buys_while_an_open_has_no_answer_is_his(follower: Fol
     follower.ticks(20)
     assert lots(follower) == 0.1
     assert follower.state(1) == "unknown"
+
+
+def test_a_history_that_cannot_be_read_is_no_good_reading_of_an_empty_account(follower: Follower) -> None:
+    follower.master_opens(position(1))
+    follower.look()
+    follower.mt5.inject("history_deals_get", "none", times=None)
+    follower.mt5.inject("positions_get", "stale_empty", times=None)
+    follower.passes(30)
+    assert follower.state(1) == "open"
+    follower.mt5.sim_clear_faults()
+    follower.passes(3)
+    assert (follower.state(1), lots(follower), follower.opened()) == ("open", 0.1, 1)

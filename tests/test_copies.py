@@ -173,12 +173,12 @@ def test_what_has_all_the_lots_of_one_order_is_not_taken_for_a_part_of_a_larger_
     assert seen.strangers == ()
 
 
-def test_what_became_of_an_order_that_is_known_is_not_taken_for_a_part_of_another() -> None:
+def test_what_became_of_an_order_that_is_known_is_not_taken_for_another() -> None:
     known = replace(
-        COPY, ticket=98, tag=tag_of(("m", Kind.POSITION, 98)), state=State.OPEN, volume=D("0.04"), current=D("0.04"),
+        COPY, ticket=98, tag=tag_of(("m", Kind.POSITION, 98)), state=State.OPEN, current=D("0.10"),
         client_kind=Kind.ORDER, client_ticket=501,
     )  # fmt: skip
-    seen = look(COPY, known, things=(shown(501, "#", volume=D("0.04")),))
+    seen = look(COPY, known, things=(shown(501, "#"),), ordered="0.10")
     assert [(news.copy.ticket, news.ticket) for news in seen.news if isinstance(news, Seen)] == [(98, 501)]
 
 

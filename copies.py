@@ -35,6 +35,7 @@ class State(StrEnum):
     UNKNOWN = "unknown"  # outcome of the open never became known; given up, still watched for
 
 
+CLOCKS_APART_MS: Final = 2000  # of a broker's servers for quotes and for orders
 LONGEST_NAME: Final = 11  # of the trade in a tag
 LIVE: Final = frozenset({State.OPENING, State.OPEN, State.CLOSING})
 
@@ -58,6 +59,7 @@ class Copy:
     master_volume: Decimal = NOTHING  # the master's lots at that time
     current: Decimal = NOTHING  # lots that the account showed last
     after_ticket: int = 0  # highest ticket on the account before the order was sent
+    quoted_msc: int = 0  # time of the quote at which it was sent, by the broker's clock
     order: int = 0  # ticket of our order, 0 while the broker has not told it
     client_kind: Kind | None = None  # what the copy is on the account now
     client_ticket: int = 0  # identifier of the position or ticket of the pending order
@@ -203,13 +205,13 @@ def observe(
     remembered: Mapping[int, Copy],
     books: Mapping[CopyKey, Held],
     magic: int,
-    ordered: Mapping[int, Decimal],
+    asked: Mapping[int, PastOrder],
 ) -> Observation:
     """What became of our copies.
 
     `copies` are the live ones and those given up as unknown; `evidence` and `waited` (seconds of good readings without
     the copy) speak of those that `unseen` named; `remembered` has the ledger's copy for the identifier of what is
-    `unclaimed`, found by its comment or by the ticket it once had; `ordered` is explained at `find`.
+    `unclaimed`, found by its comment or by the ticket it once had; `asked` is explained at `find`.
     """
     positions = {p.identifier: p for p in reading.positions}
     orders = {o.ticket: o for o in reading.orders}
@@ -223,7 +225,7 @@ def observe(
     }
     # Before anything is looked for: what became of one order is no part of another.
     free = [thing for thing in unclaimed(copies, reading, magic) if thing not in filled.values()]
-    found = find(copies, evidence, free, ordered)
+    found = find(copies, evidence, free, asked)
     for copy in copies:
         proof = evidence.get(copy.key, Evidence())
         patient = waited.get(copy.key, 0.0) < PATIENCE_S
@@ -293,15 +295,16 @@ def _seen(copy: Copy, thing: Thing) -> Seen:
 
 
 def find(
-    copies: Iterable[Copy], evidence: Mapping[CopyKey, Evidence], free: list[Thing], ordered: Mapping[int, Decimal]
+    copies: Iterable[Copy], evidence: Mapping[CopyKey, Evidence], free: list[Thing], asked: Mapping[int, PastOrder]
 ) -> dict[CopyKey, Thing]:
     """What the account shows of orders whose outcome is not known; what is found is taken out of `free`.
 
     By ticket or tag first, for all of them; by likeness only what is left. Likeness is for brokers that replace the
-    comment. It is safe because the order that was sent asked for just these lots, however much of them was filled;
-    because no second order of the same symbol, side and volume is sent while one is unresolved; because tickets rise
-    (nothing that was there before can be it); and because it must be unique both ways. `ordered` are the lots that the
-    opening orders of positions asked for, by the position's identifier; what the position has where that is not known.
+    comment. It is safe because the order that was sent asked for just these lots, however much of them was filled, and
+    not before it was sent (a late one of a ledger that was lost); because no second order of the same symbol, side and
+    volume is sent while one is unresolved; because tickets rise (nothing that was there before can be it); and because
+    it must be unique both ways. `asked` are the opening orders of positions, by the position's identifier, where the
+    history tells them.
     """
     lost = [copy for copy in copies if copy.state in (State.OPENING, State.UNKNOWN)]
     found: dict[CopyKey, Thing] = {}
@@ -313,9 +316,7 @@ def find(
             found[copy.key] = sure[0]
             free.remove(sure[0])
     waiting = [copy for copy in lost if copy.state is State.OPENING and copy.key not in found]
-    alike = {
-        copy.key: [t for t in free if _alike(copy, t) and _lots_ordered(t, ordered) == copy.volume] for copy in waiting
-    }
+    alike = {copy.key: [t for t in free if _alike(copy, t) and _is_asked_for(copy, t, asked)] for copy in waiting}
     for copy in waiting:
         rivals = [other for other in waiting if other is not copy and set(alike[other.key]) & set(alike[copy.key])]
         if len(alike[copy.key]) == 1 and not rivals:
@@ -342,8 +343,16 @@ def _alike(copy: Copy, thing: Thing) -> bool:
     )
 
 
-def _lots_ordered(thing: Thing, ordered: Mapping[int, Decimal]) -> Decimal:
-    return thing.initial_volume if isinstance(thing, Order) else ordered.get(thing.identifier, thing.volume)
+def _is_asked_for(copy: Copy, thing: Thing, asked: Mapping[int, PastOrder]) -> bool:
+    """Whether its order asked for the lots of this copy, and not before that was sent."""
+    past = asked.get(thing.identifier)
+    if past is not None:
+        lots, at = past.volume, past.time_msc
+    elif isinstance(thing, Order):
+        lots, at = thing.initial_volume, thing.time_msc
+    else:  # the history does not have it yet
+        lots, at = thing.volume, copy.quoted_msc
+    return lots == copy.volume and at >= copy.quoted_msc - CLOCKS_APART_MS
 
 
 def is_tag(comment: str) -> bool:

@@ -28,7 +28,7 @@ from signals import Action, Book, Key, Kind, Source, Trade, decode, encode, trad
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 SCHEMA: Final = Path(__file__).with_name("schema_ledger.sql")
 
 # A working part of which somebody has killed the supervising process takes a moment to end.
@@ -341,6 +341,7 @@ def _copy(row: sqlite3.Row) -> Copy:
         master_volume=Decimal(row["master_volume"]),
         current=Decimal(row["current"]),
         after_ticket=row["after_ticket"],
+        quoted_msc=row["quoted_msc"],
         order=row["order"],
         client_kind=Kind(client_kind) if client_kind else None,
         client_ticket=row["client_ticket"],

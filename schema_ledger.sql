@@ -28,6 +28,7 @@ CREATE TABLE copies (
     master_volume TEXT    NOT NULL,              -- the master's lots then
     current       TEXT    NOT NULL,              -- lots the account showed last
     after_ticket  INTEGER NOT NULL,              -- highest ticket on the account before the order was sent
+    quoted_msc    INTEGER NOT NULL,              -- time of the quote at which it was sent, by the broker's clock
     "order"       INTEGER NOT NULL,              -- ticket of our order, 0 = not known
     client_kind   TEXT    CHECK (client_kind IN ('position', 'order')),
     client_ticket INTEGER NOT NULL,              -- identifier of the position, or ticket of the pending order; 0 = none

@@ -81,11 +81,11 @@ class Stocktaking:
         for thing in things:
             if (copy := self._ledger.remembered(thing.comment, thing.identifier)) is not None:
                 remembered[thing.identifier] = copy
-        return observe(watched, reading, evidence, waited, remembered, books, magic, self._ordered(watched, things))
+        return observe(watched, reading, evidence, waited, remembered, books, magic, self._asked(watched, things))
 
-    def _ordered(self, copies: list[Copy], things: list[Thing]) -> dict[int, Decimal]:
-        """The lots that the orders asked for which these positions came of, where only that tells whose they are. On a
-        hedging account a position's identifier is the ticket of its opening order (MT5 docs, POSITION_IDENTIFIER)."""
+    def _asked(self, copies: list[Copy], things: list[Thing]) -> dict[int, PastOrder]:
+        """The orders of which these positions came, where only that tells whose they are. On a hedging account a
+        position's identifier is the ticket of its opening order (MT5 docs, POSITION_IDENTIFIER)."""
         asked = {}
         for position in lookalikes(copies, things):
             try:
@@ -96,7 +96,7 @@ class Stocktaking:
                 self._spoken.say("history", f"the history cannot be read: {problem}")
                 break
             if past is not None:
-                asked[position.identifier] = past.volume
+                asked[position.identifier] = past
         return asked
 
     def _observe_net(

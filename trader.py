@@ -296,6 +296,7 @@ class Trader:
             exact=allowed.exact,
             rest=allowed.rest,
             after_ticket=self._highest_ticket(reading),
+            quoted_msc=symbol.time_msc,
             net_before=lots_of(reading, symbol.name) if _netting(reading) else None,
         )
         if allowed.capped_from is not None:

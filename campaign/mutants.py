@@ -94,14 +94,17 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "found by likeness among older ones",
-        (("copies.py", "thing.identifier > copy.after_ticket\n        and ", ""),),
-        "A position that was there before the order was sent cannot be what became of it.",
+        (
+            ("copies.py", "thing.identifier > copy.after_ticket\n        and ", ""),
+            ("copies.py", " and at >= copy.quoted_msc - CLOCKS_APART_MS", ""),
+        ),
+        "A position that was there, or ordered, before the order was sent cannot be what became of it.",
         seed=2,
         pair="foreign magic ignored",
     ),
     Mutant(
         "a part of any order",
-        (("copies.py", "_lots_ordered(t, ordered) == copy.volume", "t.volume <= copy.volume"),),
+        (("copies.py", "lots == copy.volume and at >=", "at >="),),
         "What another order has left is not taken for a part of the one whose outcome is not known.",
         seed=2755,
     ),

@@ -76,8 +76,9 @@ def look(
     by_tag: tuple[Copy, ...] = (),
     trades: tuple[Trade, ...] = (),
     ordered: str = "",
+    at: int = 1,
 ) -> Observation:
-    """`ordered`: the lots that each position's opening order asked for; empty = the history does not tell."""
+    """`ordered`: the lots that each position's opening order asked for, and when; empty = the history does not tell."""
     positions = tuple(thing for thing in things if isinstance(thing, Position))
     orders = tuple(thing for thing in things if isinstance(thing, Order))
     books = dict(whole(Held(trade, 0, 0.0)) for trade in trades)
@@ -89,7 +90,13 @@ def look(
         {thing.identifier: copy for thing in things for copy in by_tag if copy.tag == thing.comment},
         books,
         MAGIC,
-        {p.identifier: D(ordered) for p in positions} if ordered else {},
+        {
+            p.identifier: PastOrder(
+                p.identifier, p.identifier, OrderEnd.FILLED, p.symbol, p.action, D(ordered), p.volume, MAGIC, "", at
+            )
+            for p in positions
+            if ordered
+        },
     )
 
 
@@ -180,6 +187,16 @@ def test_what_became_of_an_order_that_is_known_is_not_taken_for_another() -> Non
     )  # fmt: skip
     seen = look(COPY, known, things=(shown(501, "#"),), ordered="0.10")
     assert [(news.copy.ticket, news.ticket) for news in seen.news if isinstance(news, Seen)] == [(98, 501)]
+
+
+def test_what_was_ordered_before_this_order_was_sent_did_not_come_of_it() -> None:
+    """It filled late: of a ledger that was lost, or an order that was given up."""
+    sent = replace(COPY, quoted_msc=100_000)
+    assert look(sent, things=(shown(),), ordered="0.10", at=97_000).news == ()
+    assert news(sent, things=(shown(),), ordered="0.10", at=99_000).copy == sent
+    pending_one = replace(sent, kind=Kind.ORDER, action=Action.BUY_LIMIT)
+    assert look(pending_one, things=(pending(time_msc=97_000),)).news == ()
+    assert news(pending_one, things=(pending(time_msc=100_000),)).copy == pending_one
 
 
 def test_what_may_be_of_two_orders_is_nobodys() -> None:

@@ -210,7 +210,7 @@ def test_the_ledger_of_another_account_is_not_used(path: Path) -> None:
         assert still.get("owner") == OWNER
 
 
-@pytest.mark.parametrize("version", [3, 99])
+@pytest.mark.parametrize("version", [2, 99])
 def test_the_ledger_of_another_version_is_refused_and_left_alone(path: Path, version: int) -> None:
     Ledger(path, OWNER).close()
     with closing(sqlite3.connect(path)) as db:

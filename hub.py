@@ -122,7 +122,7 @@ def change_message(entry: Entry, view: View) -> dict[str, Any]:
     return message
 
 
-def _config_frame(settings: UserConfig, copier_since: int | None) -> bytes:
+def settings_frame(settings: UserConfig, copier_since: int | None) -> bytes:
     message: dict[str, Any] = {"type": "config", "data": settings.as_message()}
     if copier_since is not None:
         message["copier_since"] = copier_since
@@ -232,7 +232,7 @@ class Hub:
             member = Member(
                 connection, now, token_expires_at, view, since, address=address, budget_at=self._clock.monotonic()
             )
-            config = _config_frame(settings, since)
+            config = settings_frame(settings, since)
             with self._list:
                 most_others = 0 if now.role is Role.CLIENT else MOST_OF_USER - 1
                 others = self._members_of(now.id)
@@ -347,7 +347,7 @@ class Hub:
         return f'{head[:-1]},"data":{data}}}'.encode()
 
     def _config_frame(self, member: Member) -> bytes:
-        return _config_frame(self._store.config_of(member.user.id), member.copier_since)
+        return settings_frame(self._store.config_of(member.user.id), member.copier_since)
 
     def _send_book(self, member: Member) -> None:
         """All that a connection is told first: what has asked for it may have missed any of it."""

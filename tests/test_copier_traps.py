@@ -17,7 +17,7 @@ from follower import Follower, Make, order, position
 from copies import Copy, State
 from ledger import LedgerError
 from safety import Limits, Mode, Sizing
-from signals import Action, Kind
+from signals import Action, Kind, Trade
 
 
 def before_recording(follower: Follower, act: Callable[[tuple[Copy, ...]], None]) -> None:
@@ -647,13 +647,19 @@ def test_a_reversal_is_closed_although_the_terminal_does_not_answer_about_the_sy
 # --- stop-limit orders, which become limit orders at each broker in his own time --------------------------------------
 
 
+def stop_limit_order(make: Make, margin_mode: str) -> tuple[Follower, Trade]:
+    """To buy at 1.1030 once 1.1050 has been reached, placed at both."""
+    follower = make(account={"margin_mode": margin_mode}, limits=Limits(5000, 500, 50, D(100), D(50), 60))
+    trade = follower.master_opens(order(1, action="BUY_STOP_LIMIT", price="1.10500", stoplimit=D("1.10300")))
+    follower.look()
+    return follower, trade
+
+
 @pytest.mark.parametrize("margin_mode", ["hedging", "netting"])
 def test_a_stop_limit_order_that_the_client_has_activated_first_keeps_its_limit_price(
     make: Make, margin_mode: str
 ) -> None:
-    follower = make(account={"margin_mode": margin_mode}, limits=Limits(5000, 500, 50, D(100), D(50), 60))
-    trade = follower.master_opens(order(1, action="BUY_STOP_LIMIT", price="1.10500", stoplimit=D("1.10300")))
-    follower.look()
+    follower, trade = stop_limit_order(make, margin_mode)
     follower.falls_to(1.10510)
     watched = follower.watch()
     follower.passes(3)
@@ -672,9 +678,7 @@ def test_a_stop_limit_order_that_the_client_has_activated_first_keeps_its_limit_
 def test_a_stop_limit_order_that_the_master_has_activated_first_waits_for_the_clients_price(
     make: Make, margin_mode: str
 ) -> None:
-    follower = make(account={"margin_mode": margin_mode}, limits=Limits(5000, 500, 50, D(100), D(50), 60))
-    trade = follower.master_opens(order(1, action="BUY_STOP_LIMIT", price="1.10500", stoplimit=D("1.10300")))
-    follower.look()
+    follower, trade = stop_limit_order(make, margin_mode)
     watched = follower.watch()
     trade = follower.master_modifies(trade, action=Action.BUY_LIMIT, price=D("1.10300"), stoplimit=D(0))
     follower.passes(10)

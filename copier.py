@@ -297,6 +297,7 @@ class Copier:
             alone_since=self._alone_since,
             utc_offset_s=self._terminal.utc_offset_s({symbol.name for symbol in symbols.values() if symbol}),
             rests=self._trader.rests(),
+            traces=self._stock.traces(books, reading),
             foreign=self._stock.foreign,
             blocked=self._stock.blocked,
         )

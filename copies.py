@@ -250,6 +250,16 @@ def observe(
         if copy.reduce_to is not None and (shown.volume <= copy.reduce_to or not patient):
             news.append(Reduced(copy, shown.volume <= copy.reduce_to))
 
+    again, adopted, strangers = taken_up(free, copies, remembered, books)
+    return Observation((*news, *again), tuple(adopted), tuple(strangers), tuple(doubt))
+
+
+def taken_up(
+    free: Collection[Thing], copies: Iterable[Copy], remembered: Mapping[int, Copy], books: Mapping[CopyKey, Held]
+) -> tuple[list[Seen], list[tuple[Held, Thing]], list[Thing]]:
+    """What the account shows with our magic and no live copy has: ended copies that are there all the same, those that
+    the ledger does not have because it was lost, and what belongs to nobody."""
+    again: list[Seen] = []
     adopted: list[tuple[Held, Thing]] = []
     strangers: list[Thing] = []
     tags = tagged(books, (thing.comment for thing in free)) if free else {}
@@ -259,13 +269,13 @@ def observe(
         key, held = tags.get(thing.comment, (None, None))
         if known is not None and known.key not in taken:
             taken.add(known.key)
-            news.append(_seen(known, thing))
+            again.append(_seen(known, thing))
         elif known is None and held is not None and key is not None and key not in taken:
             taken.add(key)
             adopted.append((held, thing))
         elif known is None or isinstance(thing, Position) or thing.action.kind is Kind.ORDER:
             strangers.append(thing)
-    return Observation(tuple(news), tuple(adopted), tuple(strangers), tuple(doubt))
+    return again, adopted, strangers
 
 
 def tagged(books: Mapping[CopyKey, Held], comments: Iterable[str]) -> dict[str, tuple[CopyKey, Held]]:

@@ -124,6 +124,8 @@ class Mirror:
         self.book_received = 0.0  # monotonic: when it came
         self._server_clock = RemoteClock(CLOCK_WINDOW_S)
         self._closed: set[TradeKey] = set()  # closed in so many words since the last whole book
+        # Pending orders of these that went behind a missing message, which may tell of the position of their fill.
+        self.may_have_filled: set[TradeKey] = set()
         self._told: set[TradeKey] = set()  # of masters in doubt: told in so many words since the doubt began
         self._heard_of = set(masters)  # of whom there may be copies, whether the server names them now or not
         # Masters whose books are not believed to be complete: the server's database is another one, or went back in
@@ -233,6 +235,7 @@ class Mirror:
         self._server_clock, self.book_received = clock, now
         self.epoch, self.seq, self.book_time = found["epoch"], found["seq"], found["server_time"]
         self.run = starts[-1][0] if starts else ""
+        self.may_have_filled.clear()
         self.known = self.synced = True
 
     def _unknown_to(self, starts: list[tuple[str, int]]) -> bool:
@@ -262,6 +265,8 @@ class Mirror:
             self.trades.pop(key, None)
             self._closed.add(key)
         if not self.synced or found["prev"] > self.seq:
+            if gone and key[1] is Kind.ORDER:
+                self.may_have_filled.add(key)
             self.synced = False
             return True
         if not gone:

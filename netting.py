@@ -31,6 +31,7 @@ from copies import (
     how_closed,
     is_tag,
     tagged,
+    taken_up,
     unclaimed,
 )
 from mirror import CopyKey, Held
@@ -48,6 +49,8 @@ class Look:
     waited: Mapping[CopyKey, float]  # seconds of good readings that a copy has waited for its order
     contradicted: Mapping[str, float]  # seconds of good readings that have not shown what the ledger says of a symbol
     foreign: Mapping[str, Decimal]  # symbol → lots that are not ours (short: below 0), as known so far
+    tags: Mapping[str, Copy]  # the ledger's copy for a comment that the history shows
+    orders: Mapping[int, Copy]  # and for the ticket of a pending order that no live copy has
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +136,14 @@ def ours(copies: Iterable[Copy], reading: Reading, symbol: str) -> Decimal:
         if copy.client_kind is Kind.POSITION:
             total += copy.signed
         elif copy.client_kind is Kind.ORDER and (order := orders.get(copy.client_ticket)) is not None:
-            filled = order.initial_volume - order.volume
-            total += filled if copy.action.buys else -filled
+            total += filled_of(order)
     return total
+
+
+def filled_of(order: Thing) -> Decimal:
+    """What a standing order has filled so far, below 0 when it sells."""
+    lots = order.initial_volume - order.volume if isinstance(order, Order) else NOTHING
+    return lots if order.action.buys else -lots
 
 
 def gone_orders(copies: Iterable[Copy], reading: Reading) -> list[Copy]:
@@ -168,41 +176,46 @@ def questioned(copies: Collection[Copy], reading: Reading, foreign: Mapping[str,
 def observe_net(
     copies: Collection[Copy],
     look: Look,
-    remembered: Mapping[str, Copy],
     books: Mapping[CopyKey, Held],
     magic: int,
     *,
     books_known: bool,
 ) -> NetSeen:
-    """What became of our copies. `remembered` has the ledger's copy for a comment that the history shows."""
+    """What became of our copies."""
     news: list[Seen | Ended | Reduced] = []
     doubt: list[Copy] = []
-    adopted: list[tuple[Held, Position]] = []
     foreign = {symbol: lots for symbol, lots in look.foreign.items() if lots}
     blocked: set[str] = set()
+    pending = _pending_orders(copies, look, magic)
+    placed = _placed(copies, look, pending)
+    again, untold, strangers = taken_up(pending, copies, look.orders, books)
+    adopted: list[tuple[Held, Thing]] = [*untold]
     symbols = {copy.symbol for copy in copies} | {position.symbol for position in look.reading.positions}
-    placed = _placed(copies, look, magic)
+    symbols |= {seen.copy.symbol for seen in again}
     for symbol in sorted(symbols | foreign.keys()):
         here = [copy for copy in copies if copy.symbol == symbol]
         found = _of_orders(here, symbol, look, placed)
+        found += [seen for seen in again if seen.copy.symbol == symbol]
         news += found
         after = _after(here, found)
         if any(is_waiting(copy) for copy in after) or gone_orders(after, look.reading):
             blocked.add(symbol)
             continue
-        lots, mine = lots_of(look.reading, symbol), ours(after, look.reading, symbol)
-        strange = lots - mine - foreign.get(symbol, NOTHING)
+        lots = lots_of(look.reading, symbol)
+        filled = sum((filled_of(thing) for _, thing in untold if thing.symbol == symbol), NOTHING)
+        strange = lots - ours(after, look.reading, symbol) - filled - foreign.get(symbol, NOTHING)
         if not strange:
             continue
         deals = look.history.get(symbol)
         if deals is not None and _is_torn(look.reading, deals):
             blocked.add(symbol)
             continue
-        if not any(copy.state in LIVE for copy in after) and (position := _position(look.reading, symbol)) is not None:
+        known = any(copy.state in LIVE and copy.client_kind is not Kind.ORDER for copy in after)
+        if not known and (position := _position(look.reading, symbol)) is not None:
             if not books_known:
                 blocked.add(symbol)
                 continue
-            taken = _adopted(position, deals or (), remembered, books, magic)
+            taken = _adopted(position, strange, deals or (), look, books, magic)
             if taken is not None:
                 adopted += taken
                 continue
@@ -210,20 +223,21 @@ def observe_net(
             doubt += [copy for copy in after if copy.state in LIVE]
             blocked.add(symbol)
             continue
-        forgotten = _closed_unwritten(after, deals or ()) + _opened_all_the_same(after, deals or (), remembered, magic)
+        forgotten = _closed_unwritten(after, deals or ()) + _opened_all_the_same(after, deals or (), look.tags, magic)
         news += forgotten
         after = _after(after, forgotten)
-        mine = ours(after, look.reading, symbol)
+        mine = ours(after, look.reading, symbol) + filled
         strange = lots - mine - foreign.get(symbol, NOTHING)
-        untold = _opened_untold(after, deals or (), remembered, books, magic, symbol)
-        if untold and sum((lots_of_part(part) for _, part in untold), NOTHING) == strange:
-            adopted += untold
+        parts = _opened_untold(after, deals or (), look.tags, books, magic, symbol)
+        if parts and sum((lots_of_part(part) for _, part in parts), NOTHING) == strange:
+            adopted += parts
         elif strange:
             closing, rest = _closed_by_client(after, mine, strange, foreign.get(symbol, NOTHING), lots, deals or ())
             news += closing
             foreign[symbol] = rest
     kept = {symbol: lots for symbol, lots in foreign.items() if lots}
-    return NetSeen(Observation(tuple(news), tuple(adopted), (), tuple(doubt)), kept, frozenset(blocked))
+    observation = Observation(tuple(news), tuple(adopted), tuple(strangers), tuple(doubt))
+    return NetSeen(observation, kept, frozenset(blocked))
 
 
 def _position(reading: Reading, symbol: str) -> Position | None:
@@ -269,14 +283,15 @@ def _after(copies: Iterable[Copy], news: Iterable[Seen | Ended | Reduced]) -> li
 # --- orders that were sent -------------------------------------------------------------------------------------------
 
 
-def _placed(copies: Collection[Copy], look: Look, magic: int) -> dict[CopyKey, Thing]:
-    """The pending orders that the account shows of copies which had none so far."""
+def _pending_orders(copies: Collection[Copy], look: Look, magic: int) -> list[Thing]:
+    """Those with our magic number that no copy has."""
+    free = unclaimed(copies, look.reading, magic)
+    return [thing for thing in free if isinstance(thing, Order) and thing.action.kind is Kind.ORDER]
+
+
+def _placed(copies: Collection[Copy], look: Look, free: list[Thing]) -> dict[CopyKey, Thing]:
+    """Which of them belong to copies that had none so far; these are taken out of `free`."""
     lost = [copy for copy in copies if is_placing(copy)]
-    free: list[Thing] = [
-        thing
-        for thing in unclaimed(copies, look.reading, magic)
-        if isinstance(thing, Order) and thing.action.kind is Kind.ORDER
-    ]
     return find(lost, look.evidence, free, {}) if lost else {}
 
 
@@ -427,13 +442,14 @@ def _closed_unwritten(copies: Iterable[Copy], deals: Collection[Deal]) -> list[S
 def _opened_all_the_same(
     copies: Iterable[Copy], deals: Collection[Deal], remembered: Mapping[str, Copy], magic: int
 ) -> list[Seen | Ended | Reduced]:
-    """Copies that the broker said it refused, and whose order has deals: they are copies like any others."""
+    """Copies that the broker said it refused, or whose order was under way when another ledger was lost, and that have
+    deals: they are copies like any others."""
     live = {copy.key for copy in copies if copy.state in LIVE}
     news: list[Seen | Ended | Reduced] = []
     for tag, copy in remembered.items():
         own = [deal for deal in deals if deal.comment == tag and deal.magic == magic]
         lots = _sum(own) if copy.action.buys else -_sum(own)
-        if copy.state is State.FAILED and copy.key not in live and lots > 0:
+        if copy.state in (State.FAILED, State.SKIPPED) and copy.key not in live and lots > 0:
             last = max(own, key=_time)
             news.append(Seen(copy, Kind.POSITION, last.position_id, lots, last.price, last.order))
     return news
@@ -519,23 +535,20 @@ def _by_client(copy: Copy, deal: Deal | None) -> Ended:
 
 
 def _adopted(
-    position: Position,
-    deals: Iterable[Deal],
-    remembered: Mapping[str, Copy],
-    books: Mapping[CopyKey, Held],
-    magic: int,
+    position: Position, strange: Decimal, deals: Iterable[Deal], look: Look, books: Mapping[CopyKey, Held], magic: int
 ) -> list[tuple[Held, Position]] | None:
     """The copies of which a position consists, by the comments of its deals, for a ledger that was lost. None when they
-    do not add up to it, or it has begun before."""
+    do not add up to it, or it has begun before. What pending orders that stand have filled is theirs."""
+    standing = {order.ticket for order in look.reading.orders}
+    deals = [deal for deal in deals if deal.order not in standing]
     parts: dict[str, Decimal] = {}
     for deal in deals:
         parts[deal.comment] = parts.get(deal.comment, NOTHING) + (deal.volume if deal.buys else -deal.volume)
     parts = {comment: lots for comment, lots in parts.items() if lots}
     known = tagged(books, parts)
-    whole = position.volume if position.action.buys else -position.volume
-    if not parts or any(comment not in known or comment in remembered for comment in parts):
+    if not parts or any(comment not in known or comment in look.tags for comment in parts):
         return None
-    if sum(parts.values()) != whole or not any(deal.magic == magic for deal in deals):
+    if sum(parts.values()) != strange or not any(deal.magic == magic for deal in deals):
         return None
     found = []
     for comment, lots in parts.items():

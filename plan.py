@@ -184,6 +184,8 @@ class Known:
     utc_offset_s: int | None = None  # of the client's broker clock; None = not known
     # (trade, kind of step) → until when (monotonic) the step with this aim rests, because it was done or refused
     rests: Mapping[tuple[CopyKey, type], tuple[float, Aim]] = field(default_factory=dict)
+    # Pending orders from before the ledger: whether the account has, or has had, a copy of it; missing = not known now
+    traces: Mapping[CopyKey, bool] = field(default_factory=dict)
     foreign: Mapping[str, Decimal] = field(default_factory=dict)  # netting: lots of a symbol that are not ours
     blocked: frozenset[str] = frozenset()  # netting: symbols whose lots are not known for certain now
 
@@ -293,6 +295,8 @@ def _follow(
         trade_key = copy.key[:3]
         if trade_key not in mirror.trades and not mirror.speaks_for(trade_key, copy.source, copy.epoch):
             return []
+        if copy.kind is Kind.ORDER and trade_key in mirror.may_have_filled:
+            return _end(copy, None, order, Reason.MASTER_CLOSED)
         return _end(copy, position, order, Reason.MASTER_CLOSED)
 
     trade = held.trade
@@ -567,4 +571,12 @@ def _decided_by_its_order(held: Held, known: Known) -> Refusal | None:
         return Refusal(
             Reason.ANOTHER_COPIER, "another copier of this user may have copied the pending order it came from", {}
         )
+    if forerunner.reason == Reason.OLDER_THAN_LEDGER:
+        copied = known.traces.get(forerunner.key)
+        if copied is None:
+            why = "the history does not say now whether the pending order it came from was copied"
+            return Refusal(Reason.OUTCOME_UNKNOWN, why, {})
+        if copied:
+            why = "the pending order it came from was copied before this copier's ledger began"
+            return Refusal(Reason.OLDER_THAN_LEDGER, why, {})
     return None

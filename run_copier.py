@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -14,10 +15,11 @@ from check import check_copier
 from config import ClientConfig, load_client
 from console import Spoken, load_module
 from copier import Copier
-from copies import LIVE, State, is_tag
+from copies import LIVE, Copy, State, is_tag
 from ledger import CopierLedger, LedgerError, OneInstance, WrongLedger
 from link import Inbox, Listener, Reporter
 from program import Program
+from signals import Kind
 from supervisor import Command
 from terminal import ConnectionLost, Terminal, Unreadable, connect_until
 from trader import named
@@ -98,6 +100,14 @@ class Sent(NamedTuple):
     comment: str
     symbol: str
     buys: bool
+    kind: Kind | None  # of the order; None of a position whose order the history does not have
+    lots: Decimal  # that the order asked for; of such a position what it has
+
+    def may_be(self, copy: Copy) -> bool:
+        """Whether it may be what became of the order that was sent for a copy, although its comment is not the tag."""
+        if (self.symbol, self.buys) != (copy.symbol, copy.action.buys) or is_tag(self.comment):
+            return False
+        return self.lots <= copy.volume if self.kind is None else (self.kind, self.lots) == (copy.kind, copy.volume)
 
 
 def check_newest(ledger: CopierLedger, terminal: Terminal, config: ClientConfig) -> None:
@@ -110,10 +120,25 @@ def check_newest(ledger: CopierLedger, terminal: Terminal, config: ClientConfig)
     try:
         past = terminal.past_orders(config.limits.max_signal_age_s)
         sent = [
-            Sent(thing.identifier, thing.magic, thing.comment, thing.symbol, thing.action.buys)
-            for thing in terminal.read().everything
+            Sent(
+                o.position_id or o.ticket,
+                o.magic,
+                o.comment,
+                o.symbol,
+                o.buys,
+                o.action.kind if o.action else None,
+                o.volume,
+            )
+            for o in past
         ]
-        sent += [Sent(o.position_id or o.ticket, o.magic, o.comment, o.symbol, o.buys) for o in past]
+        reading = terminal.read()
+        sent += [
+            Sent(o.ticket, o.magic, o.comment, o.symbol, o.action.buys, o.action.kind, o.initial_volume)
+            for o in reading.orders
+        ]
+        sent += [
+            Sent(p.identifier, p.magic, p.comment, p.symbol, p.action.buys, None, p.volume) for p in reading.positions
+        ]
     except Unreadable as problem:
         why = f"nothing shows whether it is the newest: {problem}"
     else:
@@ -125,8 +150,7 @@ def check_newest(ledger: CopierLedger, terminal: Terminal, config: ClientConfig)
         opening = [copy for copy in ledger.copies.values() if copy.state is State.OPENING]
         for copy in opening:
             # Where the broker replaces comments, this may be what became of the order that was sent last.
-            alike = (one for one in unknown if (one.symbol, one.buys) == (copy.symbol, copy.action.buys))
-            if (its := next((one for one in alike if not is_tag(one.comment)), None)) is not None:
+            if (its := next((one for one in unknown if one.may_be(copy)), None)) is not None:
                 unknown.remove(its)
         if not unknown:
             return

@@ -53,6 +53,7 @@ BOOK_EVERY_S: Final = 5.0
 WATCHED_S: Final = 2.0  # a quote that was not there at a look so young (or two polls) has just been made
 SERVER_CLOCK_WINDOW_S: Final = 60.0  # for so long (twice at most) the answer with the least delay shows its time
 GAP_S: Final = 10.0  # longer than any rest between two readings: the process slept
+CLOCKS_AGREE_S: Final = 1.0  # wall clock and monotonic clock, from one poll to the next, unless the computer slept
 FEW_CHANGES: Final = 3  # more than these at once go as one whole book, in one request
 LONGEST_REST_S: Final = 5.0  # between attempts to reach a server that is down
 # What no comment on the wire may have. A comment is for people to read and must not keep a trade from being copied.
@@ -72,7 +73,7 @@ class BrokerClock:
 
     def __init__(self, a_moment: float = WATCHED_S) -> None:
         """`a_moment` is the longest time between two looks of which the later shows what has just been made."""
-        self._a_moment = a_moment
+        self.a_moment = a_moment
         self._last: Mapping[str, int] = {}  # symbol → time of its newest quote at the last look
         self._looked = 0.0
         self._clock = RemoteClock()
@@ -80,7 +81,7 @@ class BrokerClock:
     def look(self, quote_times: Mapping[str, int], now: float) -> None:
         """These are the symbols' newest quotes."""
         came = [msc for name, msc in quote_times.items() if msc > self._last.get(name, msc)]
-        moment = now - self._looked <= self._a_moment
+        moment = now - self._looked <= self.a_moment
         self._last, self._looked = quote_times, now
         if came and moment:
             self._clock = self._clock.shown(max(came), now)
@@ -134,6 +135,7 @@ class Sender:
         self._failures = 0
         self._broker_clock = BrokerClock(max(WATCHED_S, 2 * config.poll_ms / 1000))
         self._server_clock = RemoteClock(SERVER_CLOCK_WINDOW_S)
+        self._wall_ahead = clock.time() - clock.monotonic()
         self._measured_at = 0.0  # monotonic: when the ages were
         self._market_watch: set[str] | None = None
         self._last_good: float | None = None
@@ -170,7 +172,10 @@ class Sender:
 
         Raises `ConnectionLost`, `Superseded`, `LedgerError`.
         """
-        now = self._clock.monotonic()
+        now, ahead = self._clock.monotonic(), self._clock.time() - self._clock.monotonic()
+        if abs(ahead - self._wall_ahead) > CLOCKS_AGREE_S:
+            self._forget_times()
+        self._wall_ahead = ahead
         if now < self._rest_until:
             return
         try:
@@ -317,6 +322,16 @@ class Sender:
         except Unreadable as problem:
             self._spoken.say(f"symbol {name}", f"sent without its contract size: {problem}")
             return None
+
+    def _forget_times(self) -> None:
+        """The clocks have gone apart: this machine may have slept while its monotonic clock stood still, and then every
+        age that it has carried on is too low. The wall clock, which may have been set, is asked for nothing else."""
+        log.warning("this computer slept, or its clock was set: ages are not known until new quotes show the time")
+        self._broker_clock = BrokerClock(self._broker_clock.a_moment)
+        self._last_good, self._read_at = None, -math.inf
+        self._seen = {key: replace(seen, age_ms=None) for key, seen in self._seen.items()}
+        self._grew = {key: replace(grew, age_ms=None) for key, grew in self._grew.items()}
+        self._missing_since.clear()
 
     def _ages(self, reading: Reading, trades: Mapping[Key, Trade], now: float) -> dict[Key, int | None]:
         """How old each trade is, in ms; None where nothing shows it.

@@ -8,13 +8,26 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Final
 
-from account import Deal, MarginMode, PastOrder, Reading
+from account import Deal, MarginMode, Order, PastOrder, Reading
 from console import Spoken
-from copies import LIVE, Copy, Evidence, Observation, State, Thing, lookalikes, observe, unclaimed, unseen
+from copies import (
+    LIVE,
+    Copy,
+    Evidence,
+    Observation,
+    State,
+    Thing,
+    is_tag,
+    lookalikes,
+    observe,
+    order_key,
+    unclaimed,
+    unseen,
+)
 from ledger import CopierLedger
 from mirror import CopyKey, Held, Mirror
 from netting import (
@@ -28,12 +41,14 @@ from netting import (
     observe_net,
     questioned,
 )
+from safety import Reason
 from signals import Kind, decode, encode
 from terminal import ConnectionLost, Terminal, Unreadable
 
 log = logging.getLogger(__name__)
 
 HISTORY_EVERY_S: Final = 0.5  # between two questions to the history about the same copy
+TRACES_S: Final = 30 * 86_400  # how far back it is searched for what a ledger that was lost may have copied
 
 
 class Stocktaking:
@@ -48,6 +63,7 @@ class Stocktaking:
         self._missing_since: dict[Copy, float] = {}
         self._strange_since: dict[str, float] = {}  # netting: symbols that are not as the ledger says
         self._history_asked: dict[Copy | str, float] = {}
+        self._traces: dict[CopyKey, bool] = {}
         self._spoken = Spoken(log)
         stored = decode(ledger.get("foreign") or "{}")
         self.foreign = {symbol: Decimal(lots) for symbol, lots in stored.items()}  # netting: lots that are not ours
@@ -77,11 +93,16 @@ class Stocktaking:
         evidence = {copy.key: self._evidence(copy, now) for copy in missing}
         magic = self._magic
         things = unclaimed(watched, reading, magic)
-        remembered: dict[int, Copy] = {}
+        remembered = self._remembered(things)
+        return observe(watched, reading, evidence, waited, remembered, books, magic, self._asked(watched, things))
+
+    def _remembered(self, things: Iterable[Thing]) -> dict[int, Copy]:
+        """The ledger's copies by the identifiers of what they are or once were on the account."""
+        found = {}
         for thing in things:
             if (copy := self._ledger.remembered(thing.comment, thing.identifier)) is not None:
-                remembered[thing.identifier] = copy
-        return observe(watched, reading, evidence, waited, remembered, books, magic, self._asked(watched, things))
+                found[thing.identifier] = copy
+        return found
 
     def _asked(self, copies: list[Copy], things: list[Thing]) -> dict[int, PastOrder]:
         """The orders of which these positions came, where only that tells whose they are. On a hedging account a
@@ -112,13 +133,14 @@ class Stocktaking:
         self._strange_since = {symbol: self._strange_since.get(symbol, now) for symbol in strange}
         evidence = {copy.key: self._evidence(copy, now) for copy in asking}
         history = {symbol: deals for symbol in symbols if (deals := self._deals(symbol, watched, reading, now))}
-        remembered = {}
+        tags = {}
         for deal in (deal for deals in history.values() for deal in deals):
             if (copy := ledger.remembered(deal.comment, 0)) is not None:
-                remembered[deal.comment] = copy
+                tags[deal.comment] = copy
+        orders = self._remembered([thing for thing in unclaimed(watched, reading, magic) if isinstance(thing, Order)])
         contradicted = {symbol: now - since for symbol, since in self._strange_since.items()}
-        look = Look(reading, evidence, history, waited, contradicted, self.foreign)
-        found = observe_net(watched, look, remembered, books, magic, books_known=self._mirror.known)
+        look = Look(reading, evidence, history, waited, contradicted, self.foreign, tags, orders)
+        found = observe_net(watched, look, books, magic, books_known=self._mirror.known)
         self.blocked = found.blocked
         for symbol, lots in found.foreign.items():
             if self.foreign.get(symbol) != lots:
@@ -127,6 +149,35 @@ class Stocktaking:
             self.foreign = found.foreign
             ledger.set(foreign=encode({symbol: str(lots) for symbol, lots in found.foreign.items()}))
         return found.observation
+
+    def traces(self, books: Mapping[CopyKey, Held], reading: Reading) -> dict[CopyKey, bool]:
+        """Of pending orders that this ledger was too young to copy and that have filled at their master: whether the
+        account has, or has had, an order of ours like it. Then a ledger that was lost had copied it. Missing where the
+        history cannot be read now. Raises `ConnectionLost`."""
+        ledger = self._ledger
+        asked = {order_key(held) for key, held in books.items() if key not in ledger.copies and held.order}
+        self._traces = {key: found for key, found in self._traces.items() if key in asked}
+        for key in asked - self._traces.keys():
+            copy = ledger.copies.get(key)
+            if copy is None or copy.reason != Reason.OLDER_THAN_LEDGER:
+                continue
+            try:
+                orders: list[Order | PastOrder] = [*reading.orders, *self._terminal.past_orders(TRACES_S)]
+            except ConnectionLost:
+                raise
+            except Unreadable as problem:
+                self._spoken.say("history", f"the history cannot be read: {problem}")
+                return self._traces
+            self._traces[key] = any(self._is_trace(copy, order) for order in orders)
+        return self._traces
+
+    def _is_trace(self, copy: Copy, order: Order | PastOrder) -> bool:
+        if order.magic != copy.magic or order.action is None or order.action.kind is not Kind.ORDER:
+            return False
+        if is_tag(order.comment):
+            return order.comment == copy.tag
+        alike = (order.symbol, order.action.buys) == (copy.symbol, copy.action.buys)
+        return alike and self._ledger.remembered("", order.ticket) is None
 
     def _waited(self, waiting: set[Copy], now: float) -> dict[CopyKey, float]:
         """Seconds of good readings for which these copies have waited for proof."""

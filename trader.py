@@ -383,17 +383,19 @@ class Trader:
             return
         # Waiting is a delay, not a refusal: it is told only when it is why the trade became too old.
         if reason is not Reason.WAITING:
-            copy = replace(self._new_copy(held, trade.symbol, trade.volume), reason=str(reason), detail=detail)
+            copy = replace(self._refused(held), reason=str(reason), detail=detail)
             self._ledger.record(reports=[self._report("refused", copy, numbers=numbers)])
             log.warning("refused %s %s of %s #%d: %s: %s", trade.action, trade.symbol, *_who(trade), reason, detail)
         self._last_refusal[key] = reason
 
     def _skip(self, held: Held, reason: Reason, detail: str, numbers: Mapping[str, Any], rest: Decimal) -> None:
         trade = held.trade
-        copy = self._new_copy(held, trade.symbol, trade.volume)
-        skipped = replace(copy, state=State.SKIPPED, reason=str(reason), detail=detail, rest=rest)
+        skipped = replace(self._refused(held), state=State.SKIPPED, reason=str(reason), detail=detail, rest=rest)
         self._ledger.record(skipped, reports=[self._report("skipped", skipped, numbers=numbers)])
         log.warning("skipped %s %s of %s #%d: %s: %s", trade.action, trade.symbol, *_who(trade), reason, detail)
+
+    def _refused(self, held: Held) -> Copy:
+        return self._new_copy(held, self._config.names.of(held.trade.symbol), held.trade.volume)
 
     def announce(self, steps: Iterable[Step]) -> None:
         """Write down which copies are about to be closed, all in one transaction; never fails.

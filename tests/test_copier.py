@@ -201,6 +201,39 @@ def test_a_pending_order_that_filled_first_at_the_client_waits_for_the_master(fo
     assert follower.state(7) == "open"
 
 
+def test_a_filled_pending_order_is_not_closed_because_the_message_of_its_masters_fill_is_missing(
+    follower: Follower,
+) -> None:
+    trade = follower.master_opens(order(7))
+    other = follower.master_opens(order(8, price="1.05"))
+    follower.look()
+    follower.falls_to(1.09)
+    follower.look()
+    follower.server_seq += 1  # one message is lost, then: the fill of the order 7, and that it and the other have gone
+    follower.master_opens(position(7, price=D("1.09")))
+    follower.master_closes(trade)
+    follower.master_closes(other)
+    follower.look()
+    assert (len(follower.positions), follower.orders) == (1, [])
+    follower.sends_book()
+    follower.look(5)
+    assert (len(follower.positions), follower.opened(), follower.state(7)) == (1, 1, "open")
+
+
+def test_a_filled_pending_order_is_closed_when_the_book_shows_that_its_master_has_cancelled(follower: Follower) -> None:
+    trade = follower.master_opens(order(7))
+    follower.look()
+    follower.falls_to(1.09)
+    follower.look()
+    follower.server_seq += 1
+    follower.master_closes(trade)
+    follower.look()
+    assert len(follower.positions) == 1, "a message is missing: he may have filled"
+    follower.sends_book()
+    follower.look(5)
+    assert follower.positions == []
+
+
 def test_a_pending_order_that_the_follower_deleted_is_not_entered_when_the_master_fills(follower: Follower) -> None:
     trade = follower.master_opens(order(7))
     follower.look()

@@ -16,6 +16,7 @@ import pytest
 from follower import MAGIC, Follower, Make, Watched, order, position
 
 from ledger import LedgerError
+from names import SymbolNames
 from safety import Copying, Limits, Mode, Sizing
 from signals import Action, Increase, Kind, Trade
 
@@ -1427,6 +1428,100 @@ def test_after_the_ledger_was_lost_nothing_is_decided_before_the_masters_book_is
     follower.master_closes(trade)
     follower.passes(3)
     assert follower.positions == []
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_after_the_ledger_was_lost_a_pending_order_that_stands_is_still_followed(
+    follower: Follower, filled: bool
+) -> None:
+    follower.master_opens(position(1, volume="0.30"))
+    trade = follower.master_opens(order(7))
+    follower.look(4)
+    follower.lose_ledger()
+    follower.sends_book()
+    follower.passes(20)
+    assert (follower.state(1), follower.state(7, Kind.ORDER)) == ("open", "open")
+    if filled:
+        follower.falls_to(1.09)
+        ticks(follower, 3)
+        assert lots(follower) == 0.4
+    follower.master_closes(trade)
+    ticks(follower, 3)
+    assert (lots(follower), follower.orders) == (0.3, [])
+    assert follower.copier._stock.foreign == {}
+
+
+@pytest.mark.parametrize("mode", ["netting", "hedging"])
+def test_an_open_that_was_under_way_when_the_ledger_was_lost_is_a_copy_when_it_has_filled(
+    make: Make, mode: str
+) -> None:
+    names = SymbolNames({"EUR/USD": "EURUSD"})
+    follower = make(account={"margin_mode": mode}, limits=LIMITS, names=names)
+    follower.mt5.inject("order_send", "timeout_late_fill", seconds=8)
+    trade = follower.master_opens(position(1, symbol="EUR/USD"))
+    follower.look()
+    follower.lose_ledger()
+    follower.sends_book()
+    follower.passes(3)
+    assert follower.state(1) == "skipped"
+    ticks(follower, 10)
+    assert (follower.state(1), lots(follower)) == ("open", 0.1)
+    follower.master_closes(trade, "0.04")
+    ticks(follower, 3)
+    assert lots(follower) == 0.04
+    follower.master_closes(trade)
+    ticks(follower, 3)
+    assert (lots(follower), len(entries(follower))) == (0, 3)
+
+
+@pytest.mark.parametrize("mode", ["netting", "hedging"])
+@pytest.mark.parametrize("comments", [16, 0])
+@pytest.mark.parametrize("before", ["filled and closed by hand", "removed by hand", "none"])
+def test_after_the_ledger_was_lost_a_pending_order_that_was_copied_is_not_entered_when_the_masters_fills(
+    make: Make, mode: str, comments: int, before: str
+) -> None:
+    follower = make(account={"margin_mode": mode}, limits=LIMITS)
+    follower.broker_keeps_of_comments(comments)
+    trade = follower.master_opens(order(7))
+    if before != "none":
+        follower.look()
+    if before == "removed by hand":
+        follower.mt5.sim_order_by_hand(action=8, order=follower.orders[0].ticket)
+    elif before != "none":
+        follower.falls_to(1.09)
+        ticks(follower, 2)
+        follower.mt5.sim_close_by_hand(follower.positions[0].ticket)
+        follower.look()
+    follower.lose_ledger()
+    follower.sends_book()
+    follower.passes(20)
+    assert follower.state(7, Kind.ORDER) == "skipped"
+    follower.falls_to(1.09)
+    follower.mt5.inject("history_orders_get", "none", times=2)
+    follower.master_opens(position(7, price=D("1.09")))
+    follower.master_closes(trade)
+    follower.look(2)
+    assert follower.positions == [], "while the history does not answer"
+    ticks(follower, 3)
+    assert len(follower.positions) == (1 if before == "none" else 0)
+    if before != "none":
+        assert follower.copy(7).reason == "older_than_ledger"  # type: ignore[union-attr]
+
+
+def test_an_order_that_this_ledger_has_placed_is_no_trace_of_one_that_was_lost(follower: Follower) -> None:
+    follower.broker_keeps_of_comments(0)
+    trade = follower.master_opens(order(7))
+    follower.lose_ledger()
+    follower.sends_book()
+    follower.look()
+    follower.master_opens(order(8, price="1.08"))
+    follower.look()
+    assert (follower.state(7, Kind.ORDER), follower.state(8, Kind.ORDER)) == ("skipped", "open")
+    follower.falls_to(1.09)
+    follower.master_opens(position(7, price=D("1.09")))
+    follower.master_closes(trade)
+    follower.look()
+    assert follower.state(7) == "open"
 
 
 # --- a ledger that cannot be written ---------------------------------------------------------------------------------

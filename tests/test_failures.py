@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from chain import Chain
-from follower import Follower, Make, position
+from follower import Follower, Make, order, position
 from server_kit import PASSWORD, FakeConnection, HandClock, Listening, Serving, serving, trade
 from test_chain import running_copier
 from test_sender import Desk
@@ -598,6 +598,23 @@ def test_an_intent_of_an_old_ledger_does_not_take_a_part_that_was_closed_since_f
     follower.passes(20)
     assert sorted(follower.volumes) == [0.2, 0.3]
     assert follower.opened() == 2
+
+
+def test_an_intent_of_an_old_ledger_does_not_explain_an_order_that_asked_for_something_else(follower: Follower) -> None:
+    """C22b: where the broker replaces comments, only what is like it can be what became of it."""
+    follower.broker_keeps_of_comments(0)
+    follower.mt5.inject("order_send", "timeout_not_executed")
+    follower.master_opens(position(1, "SELL", volume="0.15"))
+    follower.look(1)
+    old = OldCopy(follower)
+    follower.master_opens(order(2, "SELL_LIMIT", "1.11000"))
+    follower.look(1)
+    assert len(follower.orders) == 1
+    old.is_put_back()
+    follower.sends_book()
+    follower.passes(20)
+    assert len(follower.orders) == 1
+    assert follower.state(2, Kind.ORDER) == "skipped"
 
 
 def test_the_newest_ledger_goes_on_after_a_restart_and_opens_what_is_young(follower: Follower) -> None:

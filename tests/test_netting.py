@@ -106,6 +106,7 @@ def observe(
     contradicted: float = 0.0,
     foreign: Mapping[str, D] | None = None,
     remembered: Mapping[str, Copy] | None = None,
+    orders: Mapping[int, Copy] | None = None,
     trades: tuple[Trade, ...] = (),
     legs: tuple[Trade, ...] = (),
     books_known: bool = True,
@@ -122,10 +123,12 @@ def observe(
         {one.key: waited for one in copies},
         {"EURUSD": contradicted},
         foreign or {},
+        remembered or {},
+        orders or {},
     )
     books = dict(whole(Held(trade, 0, 0.0)) for trade in trades)
     books |= {(*held.trade_key, 1): held for held in (Held(trade, 0, 0.0, leg=1) for trade in legs)}
-    return observe_net(copies, look, remembered or {}, books, MAGIC, books_known=books_known)
+    return observe_net(copies, look, books, MAGIC, books_known=books_known)
 
 
 def news(seen: NetSeen) -> list[Any]:
@@ -434,7 +437,8 @@ def test_what_has_filled_of_a_standing_order_is_ours() -> None:
     assert news(seen) == [(7, "order", "0.06")]
     assert seen.foreign == {}
     sold = pending(7, "SELL_LIMIT")
-    seen = observe(sold, account=(standing("0.06"), held("-0.04")), history=(deal("-0.04", 800),))
+    selling = standing("0.06", action=Action.SELL_LIMIT)
+    seen = observe(sold, account=(selling, held("-0.04")), history=(deal("-0.04", 800),))
     assert seen.foreign == {}
 
 
@@ -719,6 +723,63 @@ def test_beside_a_copy_that_is_known_nothing_is_taken_up_without_proof(lots: str
     seen = observe(copy(1, lots="0.30"), account=(held(lots),), **fields)
     assert seen.observation.adopted == ()
     assert news(seen) == [(1, "position", lots)]
+
+
+PLACED = replace(SHORT, kind=Kind.ORDER, ticket=7, action=Action.SELL_LIMIT)
+ORDER_TAG = tag_of(("master_user", Kind.ORDER, 7, 0))
+
+
+def stands(lots: str = "0.10", comment: str = ORDER_TAG) -> Order:
+    return standing(lots, comment=comment, action=Action.SELL_LIMIT)
+
+
+def test_a_pending_order_that_stands_is_taken_up_by_its_tag() -> None:
+    seen = observe(account=(stands(),), trades=(PLACED,))
+    ((held_, thing),) = seen.observation.adopted
+    assert (held_.trade.ticket, thing.kind, thing.identifier) == (7, Kind.ORDER, 800)
+    assert (seen.foreign, seen.blocked) == ({}, frozenset())
+
+
+@pytest.mark.parametrize("whose", [{"comment": ""}, {"trades": ()}], ids=["no comment", "no trade of a master"])
+def test_a_pending_order_of_which_nobody_knows_whose_it_is_is_told(whose: dict[str, Any]) -> None:
+    thing = stands(comment=whose.get("comment", ORDER_TAG))
+    seen = observe(account=(thing,), trades=whose.get("trades", (PLACED,)))
+    assert (seen.observation.strangers, seen.observation.adopted) == ((thing,), ())
+    strange = observe(account=(standing(magic=5),), trades=(PLACED,))
+    assert strange.observation == observe().observation, "another program's orders are nothing to us"
+
+
+def test_a_pending_order_that_this_ledger_skipped_is_taken_up_when_it_stands_all_the_same() -> None:
+    skipped = pending(7, "SELL_LIMIT", state=State.SKIPPED, client_kind=None, client_ticket=0, current=D(0))
+    seen = observe(account=(stands(),), trades=(PLACED,), orders={800: skipped})
+    assert (news(seen), seen.observation.adopted) == ([(7, "order", "0.10")], ())
+
+
+@pytest.mark.parametrize("remembered", [False, True])
+def test_what_has_filled_of_a_pending_order_that_is_taken_up_is_its_own(remembered: bool) -> None:
+    skipped = pending(7, "SELL_LIMIT", state=State.SKIPPED, client_kind=None, client_ticket=0, current=D(0))
+    filled = deal("-0.04", 800, ORDER_TAG)
+    seen = observe(
+        account=(stands("0.06"), held("0.26")), history=(DEALS[0], filled), trades=(LONG, PLACED),
+        orders={800: skipped} if remembered else {}, remembered={ORDER_TAG: skipped} if remembered else {},
+    )  # fmt: skip
+    assert sorted(parts(seen)) == ([(1, "0.30")] if remembered else [(1, "0.30"), (7, "0.06")])
+    assert (seen.foreign, seen.blocked) == ({}, frozenset())
+
+
+def test_beside_a_pending_order_that_is_known_a_position_is_taken_up_with_all_its_legs() -> None:
+    leg = deal("0.10", comment=tag_of(("master_user", Kind.POSITION, 1, 3)))
+    deals = (deal("0.20", comment=TAGS[1]), leg)
+    seen = observe(pending(), account=(standing(), held("0.30")), history=deals, trades=(LONG,), legs=(LONG,))
+    assert parts(seen) == [(1, "0.20"), (1, "0.10")]
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.SKIPPED])
+def test_an_order_that_this_ledger_knows_not_to_have_been_opened_is_a_copy_when_it_has_deals(state: State) -> None:
+    """The broker executed what it refused; or it was under way when the ledger was lost."""
+    known = copy(1, lots="0.30", state=state, client_kind=None, client_ticket=0, current=D(0))
+    seen = adopted(DEALS[0], account="0.30", remembered={TAGS[1]: known})
+    assert (news(seen), seen.foreign, seen.observation.adopted) == ([(1, "position", "0.30")], {}, ())
 
 
 def test_before_the_books_are_known_a_position_is_neither_ours_nor_the_followers() -> None:

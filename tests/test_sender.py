@@ -40,6 +40,11 @@ class BrokerTime:
     def time(self) -> float:
         return NOON + self._clock.monotonic() - self._start
 
+    def goes_on(self, seconds: float) -> None:
+        """While the computer of the sender sleeps, and its monotonic clock stands still."""
+        self._start -= seconds
+        self._clock.wall += seconds
+
 
 class Desk:
     """A master account, a person who trades on it, and a sender with the investor password. EURUSD 1.10000/1.10010."""
@@ -47,9 +52,10 @@ class Desk:
     def __init__(self, folder: Path, symbols: dict[str, Any] | None = None, margin_mode: str = "hedging") -> None:
         self.folder = folder
         self.clock = FakeClock()
+        self.broker_time = BrokerTime(self.clock)
         self.broker = Broker(
             AccountSettings(login=1001, balance=D(100_000), margin_mode=margin_mode),
-            clock=BrokerTime(self.clock),
+            clock=self.broker_time,
             symbols=symbols_with(symbols or {}),
             seed=1,
         )
@@ -882,6 +888,23 @@ def test_a_jump_of_the_wall_clock_makes_nothing_older_or_younger(desk: Desk, hou
     assert first <= 10_100
     assert second <= 100
     assert desk.server_agrees()
+
+
+def test_what_was_opened_while_the_computer_slept_is_not_young_because_a_clock_stood_still(desk: Desk) -> None:
+    kept = desk.open()
+    grows = desk.open(0.2)
+    desk.poll()
+    desk.quotes_come = False
+    ticket = desk.open()
+    desk.broker_time.goes_on(30)
+    desk.poll()
+    assert desk.api.ages[Kind.POSITION, ticket] is None, "no quote shows the broker's clock"
+    desk.quotes_come = True
+    desk.passes(2)
+    for one in (ticket, kept, grows):
+        age = desk.api.ages[Kind.POSITION, one]
+        assert age is not None
+        assert age >= 30_000
 
 
 def test_after_the_broker_has_set_its_clock_back_new_positions_are_new_again(desk: Desk) -> None:

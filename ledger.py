@@ -216,10 +216,12 @@ class CopierLedger(Ledger):
         self._absent &= keep
 
     def remembered(self, tag: str, client_ticket: int) -> Copy | None:
-        """The copy with this tag, or else the last one that was this position or order on the account."""
-        rows = self._rows("SELECT * FROM copies WHERE tag = ?", tag) or self._rows(
-            "SELECT * FROM copies WHERE client_ticket = ? ORDER BY updated_at DESC LIMIT 1", client_ticket
-        )
+        """The copy with this tag, or else the last one that was this position or order on the account (0 = none)."""
+        rows = self._rows("SELECT * FROM copies WHERE tag = ?", tag)
+        if not rows and client_ticket:
+            rows = self._rows(
+                "SELECT * FROM copies WHERE client_ticket = ? ORDER BY updated_at DESC LIMIT 1", client_ticket
+            )
         return _copy(rows[0]) if rows else None
 
     def highest_ticket(self) -> int:

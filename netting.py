@@ -30,6 +30,7 @@ from copies import (
     find,
     how_closed,
     is_tag,
+    tag_of,
     tagged,
     taken_up,
     unclaimed,
@@ -210,6 +211,9 @@ def observe_net(
         if deals is not None and _is_torn(look.reading, deals):
             blocked.add(symbol)
             continue
+        if not books_known and _has_unknown_tags(deals or (), look.tags, magic):
+            blocked.add(symbol)  # another ledger's copies, perhaps: the books will tell
+            continue
         known = any(copy.state in LIVE and copy.client_kind is not Kind.ORDER for copy in after)
         if not known and (position := _position(look.reading, symbol)) is not None:
             if not books_known:
@@ -232,7 +236,11 @@ def observe_net(
         if parts and sum((lots_of_part(part) for _, part in parts), NOTHING) == strange:
             adopted += parts
         elif strange:
-            closing, rest = _closed_by_client(after, mine, strange, foreign.get(symbol, NOTHING), lots, deals or ())
+            fresh = {
+                seen.copy.key for seen in found if isinstance(seen, Seen) and seen.copy.client_kind is not Kind.POSITION
+            }
+            was = foreign.get(symbol, NOTHING)
+            closing, rest = _closed_by_client(after, fresh, mine, strange, was, lots, deals or ())
             news += closing
             foreign[symbol] = rest
     kept = {symbol: lots for symbol, lots in foreign.items() if lots}
@@ -251,6 +259,10 @@ def _is_torn(reading: Reading, deals: Iterable[Deal]) -> bool:
     for deal in deals:
         filled[deal.order] = filled.get(deal.order, NOTHING) + deal.volume
     return any(filled.get(order.ticket, NOTHING) > order.initial_volume - order.volume for order in reading.orders)
+
+
+def _has_unknown_tags(deals: Iterable[Deal], tags: Mapping[str, Copy], magic: int) -> bool:
+    return any(deal.magic == magic and is_tag(deal.comment) and deal.comment not in tags for deal in deals)
 
 
 def _proven(look: Look, symbol: str, lots: Decimal) -> bool:
@@ -466,15 +478,16 @@ def _opened_untold(
     """The same of an order that the broker refused for now, so that the ledger does not have it any more: what the
     deals with its comment have made. Not of a trade of several legs: which of its lots that is, nothing shows."""
     known = {copy.key for copy in copies}
-    parts: dict[str, list[Deal]] = {}
+    deals = [deal for deal in deals if deal.magic == magic and deal.comment not in remembered]
+    tags = tagged(books, [deal.comment for deal in deals])
+    parts: dict[CopyKey, list[Deal]] = {}  # that of a pending order that filled and that of the position are one copy's
     for deal in deals:
-        if deal.magic == magic and deal.comment not in remembered:
-            parts.setdefault(deal.comment, []).append(deal)
-    tags = tagged(books, parts)
+        if deal.comment in tags:
+            parts.setdefault(tags[deal.comment][0], []).append(deal)
     found = []
-    for comment in parts.keys() & tags.keys():
-        key, held = tags[comment]
-        lots, last = _sum(parts[comment]), max(parts[comment], key=_time)
+    for key, own in parts.items():
+        lots, last = _sum(own), max(own, key=_time)
+        held = tags[last.comment][1]
         if lots and key not in known and [other for other in books if other[:3] == key[:3]] == [(*key[:3], 0)]:
             part = Position(
                 ticket=0,
@@ -486,7 +499,7 @@ def _opened_untold(
                 sl=NOTHING,
                 tp=NOTHING,
                 magic=magic,
-                comment=comment,
+                comment=last.comment,
                 time_msc=last.time_msc,
                 profit=NOTHING,
             )
@@ -495,12 +508,19 @@ def _opened_untold(
 
 
 def _closed_by_client(
-    copies: list[Copy], mine: Decimal, strange: Decimal, foreign: Decimal, lots: Decimal, deals: Iterable[Deal]
+    copies: list[Copy],
+    fresh: Collection[CopyKey],
+    mine: Decimal,
+    strange: Decimal,
+    foreign: Decimal,
+    lots: Decimal,
+    deals: Iterable[Deal],
 ) -> tuple[list[Seen | Ended | Reduced], Decimal]:
     """What a change that was no order of ours did to the copies, and the foreign lots after it.
 
     It first takes from the foreign lots, then from ours, and what is left over is foreign. A symbol that is flat has no
     copies any more, also not such as stood against each other: what their master closes later must not open anything.
+    Copies that are `fresh` since the last look came after the change, unless there were no others.
     """
     parts = [copy for copy in copies if copy.state in LIVE and copy.client_kind is Kind.POSITION and copy.current]
     if foreign and (foreign > 0) != (strange > 0):
@@ -509,6 +529,9 @@ def _closed_by_client(
     last = max(deals, key=_time, default=None)
     if not lots and not foreign and parts:
         return [_by_client(copy, last) for copy in parts], NOTHING
+    came = sum((copy.signed for copy in parts if copy.key in fresh), NOTHING)
+    if mine != came:
+        parts, mine = [copy for copy in parts if copy.key not in fresh], mine - came
     if not mine or (mine > 0) == (strange > 0):
         return [], foreign + strange
     taken = min(abs(mine), abs(strange))
@@ -541,21 +564,39 @@ def _adopted(
     do not add up to it, or it has begun before. What pending orders that stand have filled is theirs."""
     standing = {order.ticket for order in look.reading.orders}
     deals = [deal for deal in deals if deal.order not in standing]
-    parts: dict[str, Decimal] = {}
+    lots: dict[str, Decimal] = {}
     for deal in deals:
-        parts[deal.comment] = parts.get(deal.comment, NOTHING) + (deal.volume if deal.buys else -deal.volume)
-    parts = {comment: lots for comment, lots in parts.items() if lots}
-    known = tagged(books, parts)
-    if not parts or any(comment not in known or comment in look.tags for comment in parts):
+        lots[deal.comment] = lots.get(deal.comment, NOTHING) + (deal.volume if deal.buys else -deal.volume)
+    lots = {comment: left for comment, left in lots.items() if left}
+    known = tagged(books, lots)
+    known |= {comment: host for comment in lots if comment not in known and (host := _grown_by(comment, known, lots))}
+    if not lots or any(comment not in known or comment in look.tags for comment in lots):
         return None
-    if sum(parts.values()) != strange or not any(deal.magic == magic for deal in deals):
+    if sum(lots.values()) != strange or not any(deal.magic == magic for deal in deals):
         return None
+    parts: dict[CopyKey, Decimal] = {}  # that of a pending order that filled and that of the position are one copy's
+    for comment, left in lots.items():
+        key = known[comment][0]
+        parts[key] = parts.get(key, NOTHING) + left
+    helds = dict(known.values())
     found = []
-    for comment, lots in parts.items():
-        _, held = known[comment]
-        action = Action.BUY if lots > 0 else Action.SELL
-        found.append((held, replace(position, action=action, volume=abs(lots), comment=comment)))
+    for key, left in parts.items():
+        action = Action.BUY if left > 0 else Action.SELL
+        if left:
+            found.append((helds[key], replace(position, action=action, volume=abs(left), comment=tag_of(key))))
     return found
+
+
+def _grown_by(
+    comment: str, known: Mapping[str, tuple[CopyKey, Held]], comments: Iterable[str]
+) -> tuple[CopyKey, Held] | None:
+    """The trade that a pending order has made larger which its master's book does not have any more: the one of this
+    master that the position is of, where there is only one."""
+    if not is_tag(comment) or comment[0] != Kind.ORDER[0]:
+        return None
+    mark = comment.rpartition(".")[2]
+    trades = {known[other][0][:3]: known[other] for other in comments if other in known and other.endswith(f".{mark}")}
+    return next(iter(trades.values())) if len(trades) == 1 else None
 
 
 # --- stops -----------------------------------------------------------------------------------------------------------

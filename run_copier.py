@@ -121,7 +121,7 @@ def check_newest(ledger: CopierLedger, terminal: Terminal, config: ClientConfig)
         past = terminal.past_orders(config.limits.max_signal_age_s)
         sent = [
             Sent(
-                o.position_id or o.ticket,
+                o.ticket if is_tag(o.comment) else o.position_id or o.ticket,
                 o.magic,
                 o.comment,
                 o.symbol,
@@ -160,7 +160,7 @@ def check_newest(ledger: CopierLedger, terminal: Terminal, config: ClientConfig)
             # What became of it is on the account, and may be a part by now: it is adopted with the lots of both sides.
             ledger.withdraw(copy)
     log.error("this ledger begins anew, trades that are open already are not copied: %s", why)
-    ledger.set(born_at="0")
+    ledger.set(born_at="0", foreign="{}")
 
 
 def copy_until(stop: threading.Event, copier: Copier, terminal: Terminal, reporter: Reporter, worker: Worker) -> None:

@@ -444,6 +444,8 @@ class Setup:
     limits: Limits = Limits(10_000, 100, 50, D(100), D(50), MAX_AGE_S)  # noqa: RUF009  frozen
     client_step: Decimal = STEP  # lots; the minimum as well
     foreign: bool = True  # the follower has positions of his own
+    mixed: tuple[str, Decimal] | None = None  # on a netting account: symbol and lots of his own, and copies beside them
+    ends_by_itself: bool = True  # the master sets stops, and his pending orders expire
     comment: str = ""  # what the client's broker writes in the place of every comment; empty: it keeps them
 
 
@@ -490,6 +492,8 @@ class World:
         self.foreign: dict[int, Decimal] = {}
         if self.setup.foreign:
             self._foreign_position()
+        if self.setup.mixed is not None:
+            self.client_broker.send(_deal(*self.setup.mixed, t.ORDER_TYPE_BUY))
 
     # -- what tells about it
 
@@ -663,6 +667,7 @@ class World:
             copying=Copying.ON,
             magic=MAGIC,
             folder=self.folder,
+            allow_mixed_symbol=self.setup.mixed is not None,
         )
         ledger = CopierLedger(self._ledger_of(part), "account 2001 at Sim", part.clock, Disk(self, part).connect)
         terminal = Terminal(Mt5(self, part, Client(self.client_sim)), mt5, part.clock)

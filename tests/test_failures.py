@@ -9,7 +9,7 @@ import json
 import queue
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal as D
@@ -513,14 +513,21 @@ class OldCopy:
         with closing(follower.ledger._connect_to(self._folder / "client.db")) as copy:
             follower.ledger._db.backup(copy)
 
-    def is_put_back(self) -> None:
-        """The copier is started on it, as `run()` starts it."""
+    def is_put_back(self, foreign: Mapping[str, str] | None = None) -> None:
+        """The copier is started on it, as `run()` starts it; when it has taken some lots for the follower's."""
         follower = self._follower
         follower.kill()
         for file in follower.folder.glob("client.db*"):
             file.unlink()
         shutil.copy(self._folder / "client.db", follower.folder)
+        if foreign:
+            with closing(CopierLedger(follower.folder / "client.db", "account 2001 at Sim")) as ledger:
+                ledger.set(foreign=json.dumps(foreign))
         starts(follower)
+
+
+def in_all(follower: Follower) -> float:
+    return sum(follower.volumes)
 
 
 def starts(follower: Follower) -> None:
@@ -615,6 +622,24 @@ def test_an_intent_of_an_old_ledger_does_not_explain_an_order_that_asked_for_som
     follower.passes(20)
     assert len(follower.orders) == 1
     assert follower.state(2, Kind.ORDER) == "skipped"
+
+
+def test_an_old_ledger_put_back_takes_up_again_what_it_had_taken_for_the_followers(make: Make) -> None:
+    """C22b. What was sent since has the position's identifier, which the old copy knows, and a tag that it does not."""
+    follower = make(account={"margin_mode": "netting"}, limits=Limits(50, 20, 10, D(20), D(50), 60))
+    other = follower.master_opens(position(1, volume="0.30"))
+    follower.look()
+    old = OldCopy(follower)
+    trade = follower.master_opens(position(2))
+    follower.look()
+    old.is_put_back(foreign={"EURUSD": "0.10"})
+    follower.sends_book()
+    follower.passes(20)
+    assert (follower.state(1), follower.state(2), in_all(follower)) == ("open", "open", 0.4)
+    follower.master_closes(trade)
+    follower.master_closes(other)
+    follower.passes(5)
+    assert in_all(follower) == 0
 
 
 def test_the_newest_ledger_goes_on_after_a_restart_and_opens_what_is_young(follower: Follower) -> None:

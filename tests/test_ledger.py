@@ -110,6 +110,8 @@ def test_a_copy_is_found_by_its_tag_or_by_what_it_was_on_the_account(ledger: Cop
     assert ledger.remembered(ended.tag, 1) == ended
     assert ledger.remembered("replaced", 77) == ended
     assert ledger.remembered("", 1) is None
+    ledger.record(replace(ended, ticket=3, tag="skipped", state=State.SKIPPED, client_kind=None, client_ticket=0))
+    assert ledger.remembered("unknown", 0) is None, "a copy that never was on the account is not what is there"
 
 
 def test_an_intent_is_withdrawn_and_can_be_made_again(ledger: CopierLedger) -> None:

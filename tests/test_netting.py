@@ -533,6 +533,16 @@ def test_a_part_that_was_bought_back_by_hand_is_taken_from_the_sold_copies() -> 
     assert news(by_hand(*copies, leaves="-0.10")) == [(2, "position", "0.20")]
 
 
+def test_a_stop_that_closed_the_position_before_a_pending_order_filled_closes_no_copy_of_that_order() -> None:
+    long, short = copy(1, lots="0.30"), pending(7, "SELL_STOP", lots="0.20")
+    seen = observe(
+        long, short, account=(held("-0.20"),), evidence=Evidence(past(OrderEnd.FILLED, "0.20", 800)),
+        history=(deal("0.30"), deal("-0.30", reason=4), deal("-0.20", 800)),
+    )  # fmt: skip
+    assert news(seen) == [(7, "position", "0.20"), (1, "closed_by_client")]
+    assert seen.foreign == {}
+
+
 @pytest.mark.parametrize("leaves", ["0", "-0.05"])
 def test_a_symbol_that_was_closed_has_no_copies_any_more(leaves: str) -> None:
     """Also not such as stood against each other: what their master closes later must not open anything."""
@@ -664,6 +674,27 @@ def test_the_copy_of_a_pending_order_that_filled_is_taken_up_as_that_of_the_posi
     assert parts(adopted(deal("0.30", comment=tag), account="0.30")) == [(1, "0.30")]
 
 
+def test_what_was_entered_as_a_pending_order_and_reduced_as_a_position_is_one_copy() -> None:
+    tag = tag_of(("master_user", Kind.ORDER, 1, 0))
+    seen = adopted(deal("0.30", comment=tag), deal("-0.10", comment=TAGS[1]), account="0.20")
+    assert parts(seen) == [(1, "0.20")]
+    beside = observe(
+        copy(2, "SELL", "0.10"), account=(held("0.10"),), trades=(LONG, SHORT),
+        history=(DEALS[1], deal("0.30", comment=tag), deal("-0.10", comment=TAGS[1], at=6)),
+    )  # fmt: skip
+    assert parts(beside) == [(1, "0.20")]
+
+
+def test_a_growth_by_a_pending_order_that_the_book_has_no_more_is_a_part_of_the_trade_that_it_made_larger() -> None:
+    grown = deal("0.10", comment=tag_of(("master_user", Kind.ORDER, 77, 0)))
+    assert parts(adopted(deal("0.20", comment=TAGS[1]), grown, account="0.30")) == [(1, "0.30")]
+    of_another = deal("0.10", comment=tag_of(("somebody_else", Kind.ORDER, 77, 0)))
+    for other in (of_another, deal("0.10", comment=tag_of(("master_user", Kind.POSITION, 77, 0)))):
+        assert parts(adopted(deal("0.20", comment=TAGS[1]), other, account="0.30")) == []
+    two = adopted(*DEALS, grown, account="0.30")
+    assert parts(two) == [], "which of the two it has made larger nothing tells"
+
+
 def test_the_copy_of_a_later_leg_is_taken_up_as_that_leg() -> None:
     leg = deal("0.10", comment=tag_of(("master_user", Kind.POSITION, 1, 3)))
     seen = adopted(deal("0.20", comment=TAGS[1]), leg, account="0.30")
@@ -786,6 +817,20 @@ def test_before_the_books_are_known_a_position_is_neither_ours_nor_the_followers
     seen = adopted(*DEALS, books_known=False, contradicted=PATIENCE_S)
     assert nothing_yet(seen)
     assert (seen.foreign, seen.observation.adopted) == ({}, ())
+
+
+def test_before_the_books_are_known_what_has_an_unknown_tag_is_not_the_followers() -> None:
+    """Another copier has opened it, beside a copy that this ledger knows."""
+    known = copy(1, lots="0.30")
+    seen = observe(
+        known, account=(held("0.20"),), history=DEALS, remembered={TAGS[1]: known}, books_known=False,
+        contradicted=PATIENCE_S,
+    )  # fmt: skip
+    assert nothing_yet(seen)
+    assert seen.foreign == {}
+    sold = (DEALS[0], deal("-0.10"))
+    seen = observe(known, account=(held("0.20"),), history=sold, remembered={TAGS[1]: known}, books_known=False)
+    assert news(seen) == [(1, "position", "0.20")], "what has no tag of ours was the follower"
 
 
 # --- small questions -------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from copies import (
     taken_up,
     unclaimed,
 )
-from mirror import CopyKey, Held
+from mirror import CopyKey, Held, TradeKey
 from safety import Reason
 from signals import NOTHING, Action, Kind
 
@@ -574,17 +574,29 @@ def _adopted(
         return None
     if sum(lots.values()) != strange or not any(deal.magic == magic for deal in deals):
         return None
-    parts: dict[CopyKey, Decimal] = {}  # that of a pending order that filled and that of the position are one copy's
-    for comment, left in lots.items():
-        key = known[comment][0]
-        parts[key] = parts.get(key, NOTHING) + left
     helds = dict(known.values())
     found = []
-    for key, left in parts.items():
+    for key, left in _of_copies({comment: known[comment][0] for comment in lots}, lots).items():
         action = Action.BUY if left > 0 else Action.SELL
-        if left:
-            found.append((helds[key], replace(position, action=action, volume=abs(left), comment=tag_of(key))))
+        found.append((helds[key], replace(position, action=action, volume=abs(left), comment=tag_of(key))))
     return found
+
+
+def _of_copies(keys: Mapping[str, CopyKey], lots: Mapping[str, Decimal]) -> dict[CopyKey, Decimal]:
+    """The lots of each copy. That of a pending order that filled has two tags, that of the order and that of the
+    position; and what was entered with one tag may have been taken away with that of another leg, as a copy is called
+    after it was inherited: legs of a trade that stand against each other are one."""
+    parts: dict[CopyKey, Decimal] = {}
+    for comment, key in keys.items():
+        parts[key] = parts.get(key, NOTHING) + lots[comment]
+    trades: dict[TradeKey, list[CopyKey]] = {}
+    for key in parts:
+        trades.setdefault(key[:3], []).append(key)
+    for legs in trades.values():
+        if min(parts[key] for key in legs) < 0 < max(parts[key] for key in legs):
+            whole = sum((parts.pop(key) for key in legs), NOTHING)
+            parts[min(legs)] = whole
+    return {key: left for key, left in parts.items() if left}
 
 
 def _grown_by(

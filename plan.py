@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import Final
 
 from account import MarginMode, Order, Position, Reading, Symbol
 from copies import LIVE, Copy, State, order_key
@@ -137,6 +138,9 @@ class Refuse:
     held: Held
     refusal: Refusal
 
+
+# Why a trade is not opened that a copier with another ledger may have copied.
+OF_ANOTHER_LEDGER: Final = (Reason.OLDER_THAN_LEDGER, Reason.ANOTHER_COPIER)
 
 Follow = Close | Reduce | Trim | Remove | SetStops | Move | Inherit
 Step = Follow | Open | Refuse | StopsAre
@@ -439,6 +443,9 @@ def _opens(known: Known, rules: Rules, trimmed: set[str]) -> list[Step]:
             continue  # the copy of the pending order it came from is settled first; then this is decided
         part = None if held.of_lots is None else Part(held.of_lots, rests.get((*key[:3], key[3] - 1), NOTHING))
         verdict = _judged(held, known, rules, exposure, part)
+        in_doubt = rules.names.of(held.trade.symbol) in known.blocked
+        if in_doubt and isinstance(verdict, Refusal) and verdict.reason in OF_ANOTHER_LEDGER:
+            continue  # its copy is perhaps there, and is taken up when the account is understood
         if isinstance(verdict, Refusal) and verdict.reason is Reason.VOLUME_TOO_SMALL:
             rests[key] = Decimal(verdict.numbers["volume"])
         if isinstance(verdict, Allowed):

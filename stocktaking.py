@@ -132,15 +132,18 @@ class Stocktaking:
         strange = symbols - busy_symbols(watched) - {copy.symbol for copy in gone_orders(watched, reading)}
         self._strange_since = {symbol: self._strange_since.get(symbol, now) for symbol in strange}
         evidence = {copy.key: self._evidence(copy, now) for copy in asking}
-        history = {symbol: deals for symbol in symbols if (deals := self._deals(symbol, watched, reading, now))}
+        asked = {symbol: self._deals(symbol, watched, reading, now) for symbol in symbols}
+        history = {symbol: deals for symbol, deals in asked.items() if deals}
         tags = {}
         for deal in (deal for deals in history.values() for deal in deals):
             if (copy := ledger.remembered(deal.comment, 0)) is not None:
                 tags[deal.comment] = copy
         orders = self._remembered([thing for thing in unclaimed(watched, reading, magic) if isinstance(thing, Order)])
-        contradicted = {symbol: now - since for symbol, since in self._strange_since.items()}
+        # Nothing is concluded in a look that has not asked the history.
+        contradicted = {s: now - since for s, since in self._strange_since.items() if asked.get(s) is not None}
         look = Look(reading, evidence, history, waited, contradicted, self.foreign, tags, orders)
-        found = observe_net(watched, look, books, magic, books_known=self._mirror.known)
+        books_known = self._mirror.known and self._mirror.synced
+        found = observe_net(watched, look, books, magic, books_known=books_known)
         self.blocked = found.blocked
         for symbol, lots in found.foreign.items():
             if self.foreign.get(symbol) != lots:
@@ -185,10 +188,10 @@ class Stocktaking:
         self._history_asked = {thing: at for thing, at in self._history_asked.items() if now - at < HISTORY_EVERY_S}
         return {copy.key: now - since for copy, since in self._missing_since.items()}
 
-    def _deals(self, symbol: str, copies: list[Copy], reading: Reading, now: float) -> tuple[Deal, ...]:
-        """All deals of a symbol's positions, none when the history cannot be read now."""
+    def _deals(self, symbol: str, copies: list[Copy], reading: Reading, now: float) -> tuple[Deal, ...] | None:
+        """All deals of a symbol's positions, None when the history is not asked or cannot be read now."""
         if now - self._history_asked.get(symbol, -math.inf) < HISTORY_EVERY_S:
-            return ()
+            return None
         self._history_asked[symbol] = now
         positions = {p.identifier for p in reading.positions if p.symbol == symbol}
         positions |= {c.client_ticket for c in copies if c.symbol == symbol and c.client_kind is Kind.POSITION}
@@ -199,7 +202,7 @@ class Stocktaking:
         except Unreadable as problem:
             self._strange_since.pop(symbol, None)
             self._spoken.say("history", f"the history cannot be read: {problem}")
-            return ()
+            return None
 
     def _evidence(self, copy: Copy, now: float) -> Evidence:
         """What the history says of a copy that the account does not show. Nothing when it cannot be read now."""

@@ -147,6 +147,8 @@ class Trader:
         revived = copy.state in (State.CLOSED, State.CLOSED_BY_CLIENT)  # its proportion is known already
         if (begins and not revived) or filled or seen.volume > copy.volume:
             now = replace(now, volume=seen.volume)
+        if copy.state is State.SKIPPED:  # no rule has said how much it should be
+            now = replace(now, exact=seen.volume)
         if begins:
             now = replace(now, state=State.OPEN, reason="", detail="")
         if begins and copy.state is State.OPENING and copy.key in self._times:

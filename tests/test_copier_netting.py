@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from follower import MAGIC, Follower, Make, Watched, order, position
 
+from copies import tag_of
 from ledger import LedgerError
 from names import SymbolNames
 from safety import Copying, Limits, Mode, Sizing
@@ -1506,6 +1507,64 @@ def test_after_the_ledger_was_lost_a_pending_order_that_was_copied_is_not_entere
     assert len(follower.positions) == (1 if before == "none" else 0)
     if before != "none":
         assert follower.copy(7).reason == "older_than_ledger"  # type: ignore[union-attr]
+
+
+def test_what_another_copier_opens_while_the_server_is_not_heard_is_not_the_followers(follower: Follower) -> None:
+    first = follower.master_opens(position(1, volume="0.30"))
+    follower.look()
+    follower.disconnects()
+    follower.look()
+    second = position(2, "SELL", "0.10")
+    by_hand(follower, 0.1, side=1, magic=MAGIC, comment=tag_of(("master_user", Kind.POSITION, 2, 0)))
+    follower.passes(20)
+    assert (follower.state(1), follower.copy(1).current) == ("open", D("0.30"))  # type: ignore[union-attr]
+    follower.sends_book(replace(second, opened_at=follower.server_ms()))
+    follower.look()
+    assert (lots(follower), follower.copy(1).current) == (0.2, D("0.30")), (  # type: ignore[union-attr]
+        "nothing is concluded in a look that has not asked the history"
+    )
+    follower.passes(1)
+    assert (follower.state(1), follower.state(2)) == ("open", "open")
+    follower.master_closes(second)
+    follower.passes(3)
+    assert lots(follower) == 0.3
+    follower.master_closes(first)
+    follower.passes(3)
+    assert (lots(follower), follower.copier._stock.foreign) == (0, {})
+
+
+def test_after_the_ledger_was_lost_nothing_is_skipped_while_the_history_cannot_be_read(follower: Follower) -> None:
+    """What was opened with that ledger is then known with all its legs, and not only with those that are told now."""
+    trade = follower.master_opens(position(1))
+    follower.look()
+    trade = grows(follower, trade, "0.20")
+    follower.look()
+    trade = grows(follower, trade, "0.30")
+    follower.look()
+    follower.lose_ledger()
+    follower.mt5.inject("history_deals_get", "none", times=None)
+    follower.sends_book()
+    follower.passes(20)
+    assert follower.events().count("skipped") == 0
+    follower.mt5.sim_clear_faults()
+    follower.passes(3)
+    assert follower.state(1) == "open"
+    follower.master_closes(trade, "0.30")
+    follower.passes(3)
+    assert lots(follower) == 0.3
+
+
+def test_a_copy_that_was_skipped_and_is_there_all_the_same_keeps_its_lots(follower: Follower) -> None:
+    follower.mt5.inject("order_send", "timeout_late_fill", seconds=8)
+    trade = follower.master_opens(position(1))
+    follower.look()
+    follower.lose_ledger()
+    follower.sends_book()
+    ticks(follower, 12)
+    assert (follower.state(1), lots(follower)) == ("open", 0.1)
+    grows(follower, trade, "0.20")
+    follower.passes(3)
+    assert lots(follower) == 0.3, "several legs now: what the first should have is what it had"
 
 
 def test_an_order_that_this_ledger_has_placed_is_no_trace_of_one_that_was_lost(follower: Follower) -> None:

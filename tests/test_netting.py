@@ -685,6 +685,13 @@ def test_what_was_entered_as_a_pending_order_and_reduced_as_a_position_is_one_co
     assert parts(beside) == [(1, "0.20")]
 
 
+def test_parts_of_one_trade_that_stand_against_each_other_are_one_copy() -> None:
+    """The copy of a pending order that became a later leg was entered with one tag and reduced with another."""
+    order = deal("0.30", comment=tag_of(("master_user", Kind.ORDER, 1, 0)))
+    reduction = deal("-0.10", comment=tag_of(("master_user", Kind.POSITION, 1, 2)))
+    assert parts(adopted(order, reduction, account="0.20")) == [(1, "0.20")]
+
+
 def test_a_growth_by_a_pending_order_that_the_book_has_no_more_is_a_part_of_the_trade_that_it_made_larger() -> None:
     grown = deal("0.10", comment=tag_of(("master_user", Kind.ORDER, 77, 0)))
     assert parts(adopted(deal("0.20", comment=TAGS[1]), grown, account="0.30")) == [(1, "0.30")]

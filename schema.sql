@@ -121,6 +121,7 @@ CREATE TABLE signals (
     CHECK ((type = 'close') = (remaining IS NOT NULL))
 ) STRICT;
 CREATE INDEX signals_of_a_trade ON signals (master_id, ticket, kind);
+CREATE INDEX signals_of_a_master ON signals (master_id, seq);
 
 -- Answers given to posts with an Idempotency-Key, kept for ever.
 CREATE TABLE answers (

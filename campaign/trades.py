@@ -35,7 +35,7 @@ from hypothesis import strategies as st
 import sim_types as t
 from campaign.faults import listen, memory_folder
 from campaign.schedule import ALL_FAULTS, FAULTS, MORE_FAULTS, back_up
-from campaign.world import MAGIC, START, SYMBOLS, Setup, World
+from campaign.world import MAGIC, START, SYMBOLS, UTC_OFFSET_S, Setup, World
 from safety import Limits, Mode, Sizing
 from sim_records import Request
 
@@ -135,14 +135,14 @@ def _run(world: World, setup: Setup, events: Sequence[Event]) -> list[str]:
     return found or _flat_in_the_end(world)
 
 
-def _flat_in_the_end(world: World) -> list[str]:
+def _flat_in_the_end(world: World, *, by_tags: bool = True) -> list[str]:
     """The master closes everything; what is wrong then."""
     _flatten(world)
     for _ in range(QUIET_S):
         world.tick(1.0)
     found = [f"the master is flat, the client has {lots} lots of {place}" for place, lots in _have(world).items()]
     found += [f"the master is flat, the client has the order #{o.ticket}" for o in world.client_broker.orders()]
-    return found + world.defects + _sent_twice(world) + _touched(world)
+    return found + world.defects + (_sent_twice(world) if by_tags else []) + _touched(world)
 
 
 def _act(world: World, event: Event) -> None:
@@ -249,6 +249,7 @@ BESIDE_A_LOST_LEDGER: Final = tuple(
     if name.startswith(("order: ", "client terminal: ", "websocket: ", "copier killed"))
     and name not in ("websocket: last frame lost", *NOT_NETTING)
 )
+FIRST_LOSS_S: Final = 12
 TAKE_AWAY: Final = ("part", "end", "by", "cancel", "jump", "stops")
 
 
@@ -268,9 +269,10 @@ class Trial:
 
     setup: Setup
     plan: list[tuple[float, str, Any]]  # seconds from the beginning, what, details
+    loses: bool  # the ledger of the copier
 
 
-def _drawn(pair: str, number: int, draw: random.Random) -> Trial:
+def _drawn(pair: str, draw: random.Random) -> Trial:
     master_mode, _, client_mode = pair.partition(":")
     hedging = client_mode == "hedging"
     what_else = draw.choice(("", "", "", "ledger", "hand"))
@@ -293,7 +295,7 @@ def _drawn(pair: str, number: int, draw: random.Random) -> Trial:
         latest = 8 if loses and (what in TAKE_AWAY or master_mode == "netting") else 30
         at = draw.uniform(1, latest)
         plan.append((at, what, (what, draw.randint(0, 1), draw.randint(1, 60), draw.randint(0, 5))))
-    first = 12 if loses else 3
+    first = FIRST_LOSS_S if loses else 3
     others = {*LEDGERS, *BY_HAND, *NOT_HERE, *(() if hedging else NOT_NETTING)}
     names = BESIDE_A_LOST_LEDGER if loses else [name for name in ALL_FAULTS if name not in others]
     faults = draw.choices(names, k=draw.choice((1, 2) if what_else else (1, 2, 3, 4)))
@@ -311,13 +313,14 @@ def _drawn(pair: str, number: int, draw: random.Random) -> Trial:
         near = draw.choice(times or [first + 7.0])
         for name in draw.sample(NEAR_ORDERS, k=draw.choice((1, 2))):
             plan.append((near + draw.uniform(-0.5, 1.0), name, draw.getrandbits(32)))
-    return Trial(setup, sorted(plan, key=lambda entry: entry[0]))
+    return Trial(setup, sorted(plan, key=lambda entry: entry[0]), loses)
 
 
 def run_with_faults(pair: str, number: int, *, trace: bool = False) -> list[str]:
     """One trial with faults; what is wrong at its end."""
     draw = random.Random(f"trades {pair} {number}")
-    trial = _drawn(pair, number, draw)
+    master_mode = pair.partition(":")[0]
+    trial = _drawn(pair, draw)
     with memory_folder() as folder:
         world = World(number, folder, trace=trace, setup=trial.setup)
         if trace:
@@ -337,11 +340,21 @@ def run_with_faults(pair: str, number: int, *, trace: bool = False) -> list[str]
         world.heal()
         for _ in range(60):
             world.tick(1.0)
-        found = _flat_in_the_end(world)
+        # A position that has turned round is taken up under the tag of its first leg: `_sent_twice` would be mistaken.
+        alone = trial.loses and master_mode == "netting"
+        found = _ordered(world, FIRST_LOSS_S) if alone else []
+        found += _flat_in_the_end(world, by_tags=not alone)
         world.close()
         if trace:
             print("\n".join(world.trace or []))
         return found
+
+
+def _ordered(world: World, since_s: int) -> list[str]:
+    """Deals of the copiers since a time from which on they had no reason to trade."""
+    since = (START + since_s + UTC_OFFSET_S) * 1000
+    deals = [deal for deal in world.client_broker.account.deals.items if deal.magic == MAGIC and deal.time_msc >= since]
+    return [f"{deal.comment} was dealt at {deal.time_msc / 1000 - START - UTC_OFFSET_S:.1f}" for deal in deals]
 
 
 # --- what must be so -------------------------------------------------------------------------------------------------

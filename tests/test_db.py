@@ -724,6 +724,28 @@ def test_history_comes_in_order_and_in_pages(store: Store, master: User) -> None
     assert len(store.entries_after(0, 9, frozenset({"master_user"}))) == 7
 
 
+def test_the_history_of_several_masters_is_in_one_order(store: Store, master: User) -> None:
+    store.add_user("admin", "hash", Role.ADMIN)
+    other = store.add_user("master_2", "hash", Role.MASTER)
+    for ticket in range(1, 8):
+        store.open_trade(other if ticket in (2, 3, 6) else master, trade(ticket), 0, Post())
+    assert [entry.seq for entry in store.entries_after(1, 4)] == [2, 3, 4, 5]
+    assert [entry.seq for entry in store.entries_after(0, 9, frozenset({"master_2"}))] == [2, 3, 6]
+    store.change_user("master_2", active=False)
+    assert [entry.seq for entry in store.entries_after(0, 9)] == [1, 4, 5, 7]
+
+
+def test_the_history_of_a_quiet_master_does_not_cost_what_the_others_have_told(store: Store, master: User) -> None:
+    store.open_trade(master, trade(1), 0, Post())
+    asked: list[str] = []
+    store._db.set_trace_callback(asked.append)
+    store.entries_after(0, 10, frozenset({"master_user"}))
+    store._db.set_trace_callback(None)
+    plan = " ".join(row["detail"] for row in store._db.execute(f"EXPLAIN QUERY PLAN {asked[-1]}"))
+    assert "SEARCH signals USING INDEX signals_of_a_master (master_id=? AND seq>?)" in plan, plan
+    assert "TEMP B-TREE" not in plan, plan
+
+
 def test_reports_are_stored_once(store: Store) -> None:
     one, two = store.add_user("client_1", "hash", Role.CLIENT), store.add_user("client_2", "hash", Role.CLIENT)
     said = {"id": "a", "event": "opened", "master": "master_user", "volume": D("0.29")}

@@ -48,6 +48,7 @@ from bodies import (
     reported_trade,
     within,
 )
+from budget import Budget
 from config import is_loopback
 from db import ANY_SESSION, LastAdmin, NameTaken, Store, Unavailable
 from hub import TRY_LATER, Connection, Hub, change_message, view_of
@@ -87,6 +88,8 @@ WEBSOCKET: Final = "/ws"
 SUBPROTOCOL: Final = "bearer"  # offered by browsers together with their token
 OPENAPI: Final = Path(__file__).resolve().parent / "openapi.json"
 PAGE: Final = 1000  # the longest list that one answer gives
+REPORTS_AT_ONCE: Final = 10_000.0  # new ones of a client: what gathers in a ledger while the server is not reached ...
+REPORTS_PER_S: Final = 5.0  # ... and in the long run, so that nobody fills the disk
 
 ANYONE: Final = None
 EVERY_ROLE: Final = frozenset(Role)
@@ -148,6 +151,7 @@ class Api:
         self._passwords = Passwords(settings.hash_method)
         self._tokens = Tokens(settings.secret, store, settings.token_seconds)
         self._brake = Brake(store)
+        self._reports: dict[int, Budget] = {}  # user id → reports that he may still send
         self.answered: Counter[int] = Counter()  # requests by status
 
     def end(self) -> None:
@@ -186,8 +190,9 @@ class Api:
         attempt = self._brake.log_in(username, address)  # before the slow part
         user = self._store.user_named(username)
         try:
-            fits = self._passwords.fits(user, password)
-            renewed = self._passwords.hashed(password) if fits and user and self._passwords.is_outdated(user) else None
+            fits = self._passwords.fits(user, password, known=attempt.known)
+            outdated = fits and user is not None and self._passwords.is_outdated(user)
+            renewed = self._passwords.hashed(password, known=True) if outdated else None
         except Busy:
             self._brake.undone(attempt)
             raise
@@ -224,16 +229,16 @@ class Api:
 
     def add_user(self, _caller: User, body: dict[str, Any]) -> Reply:
         found = read_fields(body, {"username": USERNAME, "password": PASSWORD, "role": one_of(Role)})
-        user = self._add_user(found["username"], found["password"], found["role"], True)
+        user = self._add_user(found["username"], found["password"], found["role"], True, by_admin=True)
         self._hub.user_changed(user.id)
         return 201, {"id": user.id, "username": user.username, "role": user.role}
 
-    def _add_user(self, username: str, password: str, role: Role, active: bool) -> User:
+    def _add_user(self, username: str, password: str, role: Role, active: bool, *, by_admin: bool = False) -> User:
         _refuse_own_name(username, password)
         try:
             if self._store.user_named(username):  # before the slow hash
                 raise NameTaken(username)
-            return self._store.add_user(username, self._passwords.hashed(password), role, active)
+            return self._store.add_user(username, self._passwords.hashed(password, known=by_admin), role, active)
         except NameTaken as error:
             raise Refused(409, "name_taken", f"there is a user {username} already") from error
 
@@ -250,7 +255,7 @@ class Api:
             raise Refused(404, "unknown_user", "there is no such user")
         if "password" in found:
             _refuse_own_name(username, found["password"])
-            found["password"] = self._passwords.hashed(found["password"])
+            found["password"] = self._passwords.hashed(found["password"], known=True)
         if "expires_at" in found and found["expires_at"] is None:
             found["never_expires"] = True
         try:
@@ -431,7 +436,14 @@ class Api:
             within(f"executions[{index}]", item, EXECUTION_REQUIRED, EXECUTION_OPTIONAL)
             for index, item in enumerate(found["executions"])
         ]
+        now = self._store.now_ms() / 1000
+        budget = self._reports.setdefault(caller.id, Budget.full(REPORTS_AT_ONCE, REPORTS_PER_S, now))
+        if (missing := 1 - budget.left_at(now)) > 0:
+            log.warning("%s sends more than %g reports a second: refused", caller.username, REPORTS_PER_S)
+            words = f"more than {REPORTS_PER_S:g} reports a second in the long run"
+            raise Refused(429, "too_many_reports", words, retry_after=missing / REPORTS_PER_S)
         stored, duplicates = self._store.add_executions(caller, reports)
+        budget.spend(stored, now)
         return 200, {"stored": stored, "duplicates": duplicates}
 
     def executions(self, caller: User) -> Reply:

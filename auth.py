@@ -12,6 +12,7 @@ import re
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from werkzeug.security import check_password_hash, generate_password_hash
 
 import windows
 from db import Store, Unusable
-from records import Attempted, Limit, User
+from records import Attempt, Attempted, Limit, User
 from signals import Check
 
 Result = TypeVar("Result")
@@ -32,8 +33,10 @@ ALGORITHM: Final = "HS256"
 SECRET_BYTES: Final = 32
 COMMON_PASSWORDS: Final = Path(__file__).resolve().parent / "common_passwords.txt"
 HASH_METHOD: Final = "scrypt:32768:8:3"  # some 260 ms and 32 MiB each
-HASHES_AT_ONCE: Final = 2
+HASHES_AT_ONCE: Final = 3
+OF_STRANGERS_AT_ONCE: Final = 2  # of these; the others are for users who come from where they came from before
 HASH_PATIENCE_S: Final = 10.0
+MOST_THAT_WAIT: Final = 100_000  # threads that could ever wait for their turn
 LOWER_PRIORITY: Final = 10  # how much nicer than the rest the threads that hash are
 SHORTEST_LIFE: Final = 0.8  # of the longest that a token lives
 
@@ -74,39 +77,47 @@ class Busy(Exception):
 
 class Passwords:
     """Makes and checks password hashes, few at a time and when nobody else wants the processor: a flood of log-ins must
-    leave it to the signals."""
+    leave it to the signals. And it must leave a turn to users who are known: strangers wait among themselves."""
 
     def __init__(self, method: str = HASH_METHOD) -> None:
         self._method = method
         self._threads = ThreadPoolExecutor(HASHES_AT_ONCE, "passwords", let_others_go_first)
+        self._for_strangers = threading.Semaphore(OF_STRANGERS_AT_ONCE)
 
     def close(self) -> None:
         """Leave undone what waits: whoever asked for it is told `Busy`."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._for_strangers.release(MOST_THAT_WAIT)
 
-    def _in_turn(self, work: Callable[[], Result]) -> Result:
+    def _in_turn(self, work: Callable[[], Result], *, known: bool) -> Result:
+        deadline = time.monotonic() + HASH_PATIENCE_S
+        if not known and not self._for_strangers.acquire(timeout=HASH_PATIENCE_S):
+            raise Busy
         try:
             turn = self._threads.submit(work)
         except RuntimeError as error:  # closed
             raise Busy from error
+        if not known:
+            turn.add_done_callback(lambda _: self._for_strangers.release())
         try:
-            return turn.result(HASH_PATIENCE_S)
+            return turn.result(max(0.0, deadline - time.monotonic()))
         except (TimeoutError, CancelledError) as error:
             turn.cancel()
             raise Busy from error
 
-    def hashed(self, plain: str) -> str:
-        """Raises `Busy`."""
-        return self._in_turn(lambda: generate_password_hash(plain, self._method))
+    def hashed(self, plain: str, *, known: bool = False) -> str:
+        """`known`: for a user who is not a stranger. Raises `Busy`."""
+        return self._in_turn(lambda: generate_password_hash(plain, self._method), known=known)
 
     def is_outdated(self, user: User) -> bool:
         """Whether the hash was not made with the work that is asked for today."""
         return not user.password.startswith(self._method + "$")
 
-    def fits(self, user: User | None, plain: str) -> bool:
-        """Whether this is the user's password; for None it never is, after the same time. Raises `Busy`."""
+    def fits(self, user: User | None, plain: str, *, known: bool = False) -> bool:
+        """Whether this is the user's password; for None it never is, after the same time. `known`: he comes from an
+        address from which he has logged in before. Raises `Busy`."""
         stored = user.password if user else nobodys_hash()
-        return self._in_turn(lambda: check_password_hash(stored, plain)) and user is not None
+        return self._in_turn(lambda: check_password_hash(stored, plain), known=known) and user is not None
 
 
 def let_others_go_first() -> None:
@@ -221,27 +232,27 @@ class Brake:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def log_in(self, username: str, address: str) -> int:
-        """Count an attempt as failed, so that attempts side by side all count; its number. Raises `TooFast`."""
+    def log_in(self, username: str, address: str) -> Attempt:
+        """Count an attempt as failed, so that attempts side by side all count. Raises `TooFast`."""
         return self._attempt(Attempted.LOG_IN, _account(username), address, WRONG_PASSWORDS)
 
-    def register(self, username: str, address: str) -> int:
-        """Count a registration; its number. Raises `TooFast`."""
+    def register(self, username: str, address: str) -> Attempt:
+        """Count a registration. Raises `TooFast`."""
         return self._attempt(Attempted.REGISTER, _account(username), address, REGISTRATIONS)
 
-    def _attempt(self, what: Attempted, account: str, address: str, limits: Sequence[Limit]) -> int:
-        number, wait_ms = self._store.attempt(what, account, network_of(address), limits)
-        if number is None:
-            raise TooFast(wait_ms / 1000)
-        return number
+    def _attempt(self, what: Attempted, account: str, address: str, limits: Sequence[Limit]) -> Attempt:
+        found = self._store.attempt(what, account, network_of(address), limits)
+        if not isinstance(found, Attempt):
+            raise TooFast(found / 1000)
+        return found
 
-    def succeeded(self, attempt: int, username: str, address: str) -> None:
+    def succeeded(self, attempt: Attempt, username: str, address: str) -> None:
         """The attempt, counted as failed at first, was none; the address is known from now on."""
-        self._store.attempt_succeeded(attempt, _account(username), network_of(address))
+        self._store.attempt_succeeded(attempt.number, _account(username), network_of(address))
 
-    def undone(self, attempt: int) -> None:
+    def undone(self, attempt: Attempt) -> None:
         """The attempt was not looked at."""
-        self._store.forget_attempt(attempt)
+        self._store.forget_attempt(attempt.number)
 
 
 def _account(username: str) -> str:

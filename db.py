@@ -27,6 +27,7 @@ from typing import IO, Any, Final
 from onelock import Locked, lock
 from records import (
     NO_CONFIG,
+    Attempt,
     Attempted,
     Clock,
     Entry,
@@ -375,10 +376,8 @@ class Store:
 
     # --- the brake on guessing ---------------------------------------------------------------------------------------
 
-    def attempt(
-        self, what: Attempted, account: str, address: str, limits: Sequence[Limit]
-    ) -> tuple[int, int] | tuple[None, int]:
-        """Count an attempt, if the limits allow one now: its number, or None and the ms to wait."""
+    def attempt(self, what: Attempted, account: str, address: str, limits: Sequence[Limit]) -> Attempt | int:
+        """Count an attempt, if the limits allow one now; else the ms to wait."""
         with self._writing() as now:
             known = self._one("SELECT 1 FROM known_addresses WHERE account = ? AND address = ?", account, address)
             wait = 0
@@ -399,14 +398,14 @@ class Store:
                 if oldest is not None:
                     wait = max(wait, oldest["at"] + limit.seconds * 1000 - now)
             if wait:
-                return None, wait
+                return wait
             self._db.execute("DELETE FROM attempts WHERE at <= ?", (now - ATTEMPTS_KEPT_MS,))
             cursor = self._db.execute(
                 "INSERT INTO attempts (at, what, account, address) VALUES (?, ?, ?, ?)", (now, what, account, address)
             )
             number = cursor.lastrowid
         assert number is not None  # noqa: S101 - an INSERT has just been made
-        return number, 0
+        return Attempt(number, known is not None)
 
     def forget_attempt(self, number: int) -> None:
         with self._writing():

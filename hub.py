@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
+from budget import Budget
 from db import Store, Unavailable
 from records import Clock, Entry, Master, Outcome, Role, User, UserConfig
 from safety import Sizing, wanted_volume
@@ -80,11 +81,10 @@ class Member:
     user: User
     token_expires_at: int  # UTC ms
     view: View
+    messages: Budget  # that it may send
     copier_since: int | None = None  # UTC ms since when no other copier of the user was connected; None = no copier
     wants_book: bool = False
     address: str = ""  # whom it comes from, for the limit of connections
-    budget: float = MESSAGES_AT_ONCE
-    budget_at: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -229,9 +229,8 @@ class Hub:
             book, settings, seq = self._book_frame(view), self._store.config_of(now.id), self._store.last_seq()
             # The last that can fail: who has not been let in has taken nobody's place.
             since = self._store.copier_since(now, ledger) if ledger and now.role is Role.CLIENT else None
-            member = Member(
-                connection, now, token_expires_at, view, since, address=address, budget_at=self._clock.monotonic()
-            )
+            messages = Budget.full(MESSAGES_AT_ONCE, MESSAGES_PER_S, self._clock.monotonic())
+            member = Member(connection, now, token_expires_at, view, messages, since, address=address)
             config = settings_frame(settings, since)
             with self._list:
                 most_others = 0 if now.role is Role.CLIENT else MOST_OF_USER - 1
@@ -262,11 +261,7 @@ class Hub:
             member = self._members.get(connection)
             if member is None:
                 return
-            now = self._clock.monotonic()
-            earned = (now - member.budget_at) * MESSAGES_PER_S
-            member.budget = min(MESSAGES_AT_ONCE, member.budget + earned) - 1
-            member.budget_at = now
-            if member.budget < 0:
+            if member.messages.spend(1, self._clock.monotonic()) < 0:
                 self._end(member, POLICY, "too many messages")
                 return
             try:

@@ -153,6 +153,14 @@ class Attempted(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """One that was counted."""
+
+    number: int
+    known: bool  # from an address from which the account's user has logged in before
+
+
+@dataclass(frozen=True, slots=True)
 class Limit:
     """At most so many attempts within so many seconds: for one account, from one address, both, or over all."""
 

@@ -268,6 +268,32 @@ def test_at_most_two_hashes_are_computed_at_once(monkeypatch: pytest.MonkeyPatch
     assert most == 2
 
 
+def test_strangers_that_log_in_all_the_time_leave_a_turn_to_users_who_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on, entered = threading.Event(), threading.Semaphore(0)
+
+    def slow(_hashed: str, plain: str) -> bool:
+        if plain == "known":
+            return True
+        entered.release()
+        return go_on.wait(20)
+
+    monkeypatch.setattr(auth, "check_password_hash", slow)
+    passwords = Passwords()
+    threads = [threading.Thread(target=passwords.fits, args=(None, "x"), daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for _ in range(2):
+        assert entered.acquire(timeout=10)
+    user = User(1, "client_user", "hash", Role.CLIENT, True, 1, 0, None)
+    assert passwords.fits(user, "known", known=True)
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert passwords.fits(user, "known"), "strangers have their turns again"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's and Windows'")
 def test_whoever_hashes_lets_everything_else_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
@@ -532,6 +558,42 @@ def test_too_many_wrong_passwords_are_429_before_any_hashing(server: Serving, mo
     assert server.call("GET", "/health").status_code == 200
 
 
+def log_in_from(server: Serving, address: str, password: str, username: str = "client_user") -> int:
+    body = json.dumps({"username": username, "password": password})
+    host = server.url.partition("://")[2]
+    with contextlib.closing(http.client.HTTPConnection(host, timeout=30, source_address=(address, 0))) as connection:
+        connection.request("POST", "/token", body)
+        return connection.getresponse().status
+
+
+def test_whoever_comes_from_where_he_has_logged_in_before_does_not_wait_behind_strangers(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.user("client_user")
+    go_on, entered = threading.Event(), threading.Semaphore(0)
+
+    def checked(_hashed: str, plain: str) -> bool:
+        if plain == PASSWORD:
+            return True
+        entered.release()
+        return not go_on.wait(20)
+
+    monkeypatch.setattr(auth, "check_password_hash", checked)
+    assert log_in_from(server, "127.0.0.9", PASSWORD) == 200
+    threads = [
+        threading.Thread(target=log_in_from, args=(server, f"127.0.1.{n}", "wrong horse", f"user{n}"), daemon=True)
+        for n in range(1, 9)
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in range(2):
+        assert entered.acquire(timeout=10)
+    assert log_in_from(server, "127.0.0.9", PASSWORD) == 200
+    go_on.set()
+    for thread in threads:
+        thread.join(20)
+
+
 def test_guessing_side_by_side_keeps_the_rightful_user_out_at_no_other_address(
     server: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -545,13 +607,7 @@ def test_guessing_side_by_side_keeps_the_rightful_user_out_at_no_other_address(
     monkeypatch.setattr(auth, "check_password_hash", checked)
 
     def log_in(password: str, address: str) -> int:
-        body = json.dumps({"username": "client_user", "password": password})
-        host = server.url.partition("://")[2]
-        with contextlib.closing(
-            http.client.HTTPConnection(host, timeout=30, source_address=(address, 0))
-        ) as connection:
-            connection.request("POST", "/token", body)
-            return connection.getresponse().status
+        return log_in_from(server, address, password)
 
     assert log_in(PASSWORD, "127.0.0.9") == 200
     looked_at.clear()
@@ -586,7 +642,7 @@ def test_too_many_registrations_are_429_before_any_hashing(server: Serving, monk
 def test_an_attempt_that_was_not_looked_at_does_not_count(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     server.user("client_user")
 
-    def busy(_self: Passwords, _user: User | None, _plain: str) -> bool:
+    def busy(_self: Passwords, _user: User | None, _plain: str, **_more: bool) -> bool:
         raise Busy
 
     credentials = {"username": "client_user", "password": PASSWORD}

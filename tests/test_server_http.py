@@ -3,7 +3,7 @@
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import requests
 from server_kit import ACCOUNT, ORIGINAL_SIGNAL, PASSWORD, Caller, Serving, report, serving
 
+import api
 import webserver
 from api import ROUTES, Registration
 from signals import FIRST_SERVER_TICKET
@@ -535,6 +536,24 @@ def test_a_batch_has_a_limit(client: Caller) -> None:
     batch = [execution(number) for number in range(501)]
     assert error(client.call("POST", "/executions", {"executions": batch})) == (422, "bad_field")
     assert client.post("/executions", {"executions": batch[:500]})["stored"] == 500
+
+
+def test_a_client_that_reports_without_end_is_refused_and_the_others_are_not(
+    server: Serving, client: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "REPORTS_AT_ONCE", 600.0)
+    monkeypatch.setattr(api, "REPORTS_PER_S", 0.001)
+
+    def reports(caller: Caller, numbers: Iterable[int]) -> requests.Response:
+        return caller.call("POST", "/executions", {"executions": [execution(number) for number in numbers]})
+
+    assert reports(client, range(500)).status_code == 200
+    assert reports(client, range(500)).json() == {"stored": 0, "duplicates": 500}, "what is known costs nothing"
+    assert reports(client, range(500, 700)).status_code == 200
+    refused = reports(client, range(700, 701))
+    assert error(refused) == (429, "too_many_reports")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert reports(server.user("other_client"), range(5)).status_code == 200
 
 
 def test_overview_shows_everyone_his_part(server: Serving, admin: Caller, master: Caller, client: Caller) -> None:

@@ -461,4 +461,28 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "A report stays in the ledger until the server has confirmed it.",
         seed=140,
     ),
+    Mutant(
+        "entered again through its pending order",
+        (("plan.py", "    if forerunner.reason == Reason.OLDER_THAN_LEDGER:", "    if False:"),),
+        "After a ledger was lost, the fill of a pending order that had been copied is not entered again.",
+        seed=502879,
+    ),
+    Mutant(
+        "a fill in a message that is missing",
+        (("plan.py", "trade_key in mirror.may_have_filled", "False"),),
+        "The end of a pending order behind a gap closes no copy that has filled: its master may have filled as well.",
+        seed=504463,
+    ),
+    Mutant(
+        "ages after a sleep of the sender",
+        (("sender.py", "if abs(ahead - self._wall_ahead) > CLOCKS_AGREE_S:", "if False:"),),
+        "What was opened while the sender's computer slept is not young because a clock stood still.",
+        seed=505879,
+    ),
+    Mutant(
+        "an intent that explains every order",
+        (("run_copier.py", "== (copy.kind, copy.volume)", "== (self.kind, self.lots)"),),
+        "An old copy of the ledger is noticed although it has an intent: only an order like it can have come of it.",
+        seed=506639,
+    ),
 )

@@ -174,7 +174,8 @@ def test_bent_bytes_are_understood_or_refused() -> None:
 # What bandit finds in the program, and why it may stay. The small findings are judged line by line with ruff's rules S.
 SMALL: Final = {
     "B101": "asserts about what the line before has just made",
-    "B105": "names of variables, the word bearer, a token that is not there yet",
+    "B105": "names of variables, the word bearer, a token that is not there yet, passwords of trials",
+    "B107": "no token yet",
     "B311": "random pauses, quotes of the simulator, lives of tokens: no secrets",
     "B404": "our own programs and the system's are started",
     "B603": "without a shell, from lists of arguments of our own",
@@ -183,14 +184,16 @@ SMALL: Final = {
 EXPLAINED: Final = {
     ("B608", "db.py"): "column names and conditions of our own; values are parameters",
     ("B608", "ledger.py"): "column names of our own; values are parameters",
+    ("B608", "growth.py"): "a number of our own",
+    ("B108", "faults.py"): "temporary folders with names of their own, in memory",
 }
 
 
 def test_bandit_finds_nothing_that_is_not_explained() -> None:
-    files = [str(path) for path in ROOT.glob("*.py")]
-    done = subprocess.run(
-        [sys.executable, "-m", "bandit", "-q", "-f", "json", *files], capture_output=True, text=True, check=False
-    )
+    folders = [ROOT, ROOT / "bench", ROOT / "campaign", ROOT / "packaging"]
+    files = [str(path) for folder in folders for path in folder.glob("*.py")]
+    command = [sys.executable, "-m", "bandit", "-q", "-f", "json", *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     report = json.loads(done.stdout)
     assert not report["errors"]
     found = {

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
-MEASUREMENTS: Final = ("all", "fanout", "stalled", "soak", "latency", "growth", "attack")
+MEASUREMENTS: Final = ("all", "fanout", "stalled", "soak", "latency", "growth", "attack", "carriers")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -229,8 +229,9 @@ class Trader:
             self._report("adopted", copy, price=thing.price) for copy, (_, thing) in zip(copies, parts, strict=True)
         ]
         one = len(legs) == 1 and not legs[0].number
-        several = {} if one else {key: tuple(sorted(legs, key=lambda leg: leg.number))}
-        self._ledger.record(*copies, reports=reports, legs=several)
+        # In the place of those that were worked out from what the book tells, before this was known.
+        several = () if one else tuple(sorted(legs, key=lambda leg: leg.number))
+        self._ledger.record(*copies, reports=reports, legs={key: several})
         for copy in copies:
             log.warning("adopted %s: it is on the account as #%d", named(copy), copy.client_ticket)
 

@@ -1367,6 +1367,24 @@ def test_after_the_ledger_was_lost_the_legs_of_a_position_are_taken_up_in_propor
 
 
 @pytest.mark.parametrize("mode", ["netting", "hedging"])
+def test_after_the_ledger_was_lost_a_copy_keeps_its_lots_whatever_the_book_tells_of_the_last_growth(
+    make: Make, mode: str
+) -> None:
+    """The growth was reduced again before it could be copied: the one copy stands for all of the position."""
+    follower = make(account={"margin_mode": mode}, limits=LIMITS)
+    trade = follower.master_opens(position(1, volume="0.30"))
+    follower.look()
+    follower.lose_ledger()
+    grown = replace(trade, increase=Increase(D("0.20"), D("1.1"), 0, follower.server_ms()))
+    follower.sends_book(grown)
+    follower.passes(20)
+    assert (lots(follower), len(entries(follower))) == (0.3, 1)
+    follower.master_closes(trade, "0.10")
+    follower.passes(3)
+    assert lots(follower) == 0.1
+
+
+@pytest.mark.parametrize("mode", ["netting", "hedging"])
 def test_after_the_ledger_was_lost_a_later_leg_alone_is_followed_like_any_other(make: Make, mode: str) -> None:
     follower = make(account={"margin_mode": mode}, limits=LIMITS)
     trade = follower.master_opens(position(1))

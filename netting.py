@@ -223,7 +223,7 @@ def observe_net(
             if taken is not None:
                 adopted += taken
                 continue
-        if not _proven(look, symbol, lots) and look.contradicted.get(symbol, 0.0) < PATIENCE_S:
+        if not _proven(look, symbol, lots, after) and look.contradicted.get(symbol, 0.0) < PATIENCE_S:
             doubt += [copy for copy in after if copy.state in LIVE]
             blocked.add(symbol)
             continue
@@ -265,10 +265,14 @@ def _has_unknown_tags(deals: Iterable[Deal], tags: Mapping[str, Copy], magic: in
     return any(deal.magic == magic and is_tag(deal.comment) and deal.comment not in tags for deal in deals)
 
 
-def _proven(look: Look, symbol: str, lots: Decimal) -> bool:
-    """Whether the history says that a symbol has so many lots."""
+def _proven(look: Look, symbol: str, lots: Decimal, copies: Iterable[Copy]) -> bool:
+    """Whether the history says that a symbol has so many lots. It does not where it lacks an order of ours: a position
+    that the account does not show, though it is there, may have other deals."""
     deals = look.history.get(symbol)
-    return deals is not None and _sum(deals) == lots
+    if deals is None or _sum(deals) != lots:
+        return False
+    orders = {deal.order for deal in deals}
+    return all(copy.order in orders for copy in copies if copy.order and copy.signed and copy.state in LIVE)
 
 
 def _sum(deals: Iterable[Deal]) -> Decimal:
@@ -317,7 +321,7 @@ def _of_orders(
     position = _position(look.reading, symbol)
     alone = sum(is_waiting(copy) for copy in copies) == 1 and not gone_orders(copies, look.reading)
     # Nothing shown is no witness: only the deals can say that an order has made it so.
-    shown = position is not None or _proven(look, symbol, lots)
+    shown = position is not None or _proven(look, symbol, lots, copies)
     # To the ledger's lots, and not to those when the order was sent: pending orders may have filled since.
     change = lots - ours(copies, look.reading, symbol) - look.foreign.get(symbol, NOTHING) if alone and shown else None
     for copy in copies:
@@ -337,7 +341,7 @@ def _of_orders(
 def _may_be_ours(copy: Copy, copies: Iterable[Copy], change: Decimal, symbol: str, look: Look) -> bool:
     """Whether a change of the lots may be what the order of a copy has made: not when the history is complete, and has
     no such deals with our magic number. The follower may have traded just as much meanwhile."""
-    if not _proven(look, symbol, lots_of(look.reading, symbol)):
+    if not _proven(look, symbol, lots_of(look.reading, symbol), copies):
         return True
     known = {ticket for other in copies if other is not copy for ticket in (other.order, other.client_ticket)}
     own = [
@@ -534,14 +538,18 @@ def _closed_by_client(
         parts, mine = [copy for copy in parts if copy.key not in fresh], mine - came
     if not mine or (mine > 0) == (strange > 0):
         return [], foreign + strange
+    on_it = [copy for copy in parts if copy.action.buys == (mine > 0)]
+    if abs(strange) == sum((copy.current for copy in on_it), NOTHING):
+        # Those on one side, and nothing else. The others came when they had gone, while an order was waited for.
+        return [_by_client(copy, last) for copy in on_it], foreign
     taken = min(abs(mine), abs(strange))
     rest = strange + (taken if mine > 0 else -taken)
     if taken == abs(mine):
         return [_by_client(copy, last) for copy in parts], foreign + rest
     news: list[Seen | Ended | Reduced] = []
-    for copy in parts:
-        if not taken or copy.action.buys != (mine > 0):
-            continue
+    for copy in on_it:
+        if not taken:
+            break
         part = min(copy.current, taken)
         taken -= part
         if part == copy.current:

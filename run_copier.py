@@ -19,7 +19,7 @@ from copies import LIVE, Copy, State, is_tag
 from ledger import CopierLedger, LedgerError, OneInstance, WrongLedger
 from link import Inbox, Listener, Reporter
 from program import Program
-from signals import Kind
+from signals import Kind, decode, encode
 from supervisor import Command
 from terminal import ConnectionLost, Terminal, Unreadable, connect_until
 from trader import named
@@ -159,8 +159,12 @@ def check_newest(ledger: CopierLedger, terminal: Terminal, config: ClientConfig)
         for copy in opening:
             # What became of it is on the account, and may be a part by now: it is adopted with the lots of both sides.
             ledger.withdraw(copy)
+        # And so is, where this ledger has no copies, what it has taken for the follower's.
+        live = {copy.symbol for copy in ledger.copies.values() if copy.state in LIVE}
+        foreign = decode(ledger.get("foreign") or "{}")
+        ledger.set(foreign=encode({symbol: lots for symbol, lots in foreign.items() if symbol in live}))
     log.error("this ledger begins anew, trades that are open already are not copied: %s", why)
-    ledger.set(born_at="0", foreign="{}")
+    ledger.set(born_at="0")
 
 
 def copy_until(stop: threading.Event, copier: Copier, terminal: Terminal, reporter: Reporter, worker: Worker) -> None:

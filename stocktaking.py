@@ -194,8 +194,13 @@ class Stocktaking:
             return None
         self._history_asked[symbol] = now
         positions = {p.identifier for p in reading.positions if p.symbol == symbol}
-        positions |= {c.client_ticket for c in copies if c.symbol == symbol and c.client_kind is Kind.POSITION}
+        parts = [copy for copy in copies if copy.symbol == symbol and copy.client_kind is Kind.POSITION]
+        positions |= {copy.client_ticket for copy in parts}
         try:
+            # When a position was closed the next order began another one, which a reading may lack.
+            for copy in parts:
+                past = self._terminal.past_order(copy.order) if copy.order else None
+                positions |= {past.position_id} if past is not None and past.position_id else set()
             return tuple(deal for ticket in sorted(positions) for deal in self._terminal.deals_of(ticket))
         except ConnectionLost:
             raise

@@ -1585,6 +1585,36 @@ def test_a_copy_that_was_skipped_and_is_there_all_the_same_keeps_its_lots(follow
     assert lots(follower) == 0.3, "several legs now: what the first should have is what it had"
 
 
+def test_a_position_that_the_last_order_began_is_not_gone_because_a_reading_lacks_it(follower: Follower) -> None:
+    """The copies stood against each other, so that the position they were in has ended; its deals add up to nothing."""
+    follower.master_opens(position(1, volume="0.24"))
+    short = follower.master_opens(position(2, "SELL", "0.24"))
+    follower.look(4)
+    assert follower.positions == []
+    follower.master_closes(short, "0.23")
+    follower.passes(2)
+    assert lots(follower) == 0.01
+    follower.mt5.inject("positions_get", "stale_empty", times=None)
+    follower.passes(10)
+    assert (follower.state(1), follower.state(2)) == ("open", "open")
+    follower.mt5.sim_clear_faults()
+    follower.passes(2)
+    follower.master_closes(short)
+    follower.passes(3)
+    assert (follower.state(1), lots(follower)) == ("open", 0.24)
+
+
+def test_a_position_that_the_last_order_began_is_known_to_be_closed_by_its_deals(follower: Follower) -> None:
+    follower.master_opens(position(1, volume="0.24"))
+    short = follower.master_opens(position(2, "SELL", "0.24"))
+    follower.look(4)
+    follower.master_closes(short, "0.23")
+    follower.passes(2)
+    by_hand(follower, 0.01, side=1)
+    follower.passes(2)
+    assert (follower.state(1), follower.state(2)) == ("closed_by_client", "closed_by_client")
+
+
 def test_an_order_that_this_ledger_has_placed_is_no_trace_of_one_that_was_lost(follower: Follower) -> None:
     follower.broker_keeps_of_comments(0)
     trade = follower.master_opens(order(7))

@@ -624,22 +624,52 @@ def test_an_intent_of_an_old_ledger_does_not_explain_an_order_that_asked_for_som
     assert follower.state(2, Kind.ORDER) == "skipped"
 
 
-def test_an_old_ledger_put_back_takes_up_again_what_it_had_taken_for_the_followers(make: Make) -> None:
-    """C22b. What was sent since has the position's identifier, which the old copy knows, and a tag that it does not."""
-    follower = make(account={"margin_mode": "netting"}, limits=Limits(50, 20, 10, D(20), D(50), 60))
-    other = follower.master_opens(position(1, volume="0.30"))
+def on_netting(make: Make) -> Follower:
+    return make(account={"margin_mode": "netting"}, limits=Limits(50, 20, 10, D(20), D(50), 60))
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_an_old_ledger_put_back_takes_up_what_was_opened_since_on_a_netting_account(make: Make, beside: bool) -> None:
+    """C22b. What was sent since has the position's identifier, which the old copy knows, and a tag that it does not.
+    Where it had no copies it may have taken those lots for the follower's."""
+    follower = on_netting(make)
+    if beside:
+        other = follower.master_opens(position(1, volume="0.30"))
     follower.look()
     old = OldCopy(follower)
     trade = follower.master_opens(position(2))
     follower.look()
-    old.is_put_back(foreign={"EURUSD": "0.10"})
+    old.is_put_back(foreign={} if beside else {"EURUSD": "0.10"})
     follower.sends_book()
     follower.passes(20)
-    assert (follower.state(1), follower.state(2), in_all(follower)) == ("open", "open", 0.4)
+    assert (follower.state(2), in_all(follower)) == ("open", 0.4 if beside else 0.1)
     follower.master_closes(trade)
-    follower.master_closes(other)
+    if beside:
+        follower.master_closes(other)
     follower.passes(5)
     assert in_all(follower) == 0
+
+
+@pytest.mark.parametrize("unreadable", [True, False])
+def test_a_ledger_that_begins_anew_keeps_apart_what_is_the_followers(make: Make, unreadable: bool) -> None:
+    follower = on_netting(make)
+    follower.settings["allow_mixed_symbol"] = True
+    follower.restart()
+    follower.sends_book()
+    follower.mt5.sim_order_by_hand(action=1, symbol="EURUSD", volume=0.5, type=0, type_filling=1)
+    follower.passes(2)
+    follower.master_opens(position(1, "SELL"))
+    follower.look()
+    old = OldCopy(follower)
+    if not unreadable:
+        follower.master_opens(position(2, "SELL", volume="0.20"))
+        follower.look()
+    else:
+        follower.mt5.inject("history_orders_get", "none", times=1)
+    old.is_put_back()
+    follower.sends_book()
+    follower.passes(20)
+    assert (follower.state(1), follower.copier._stock.foreign) == ("open", {"EURUSD": D("0.5")})
 
 
 def test_the_newest_ledger_goes_on_after_a_restart_and_opens_what_is_young(follower: Follower) -> None:

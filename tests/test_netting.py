@@ -543,6 +543,24 @@ def test_a_stop_that_closed_the_position_before_a_pending_order_filled_closes_no
     assert seen.foreign == {}
 
 
+def test_a_change_that_is_exactly_one_sides_copies_closes_those_and_no_other() -> None:
+    """The position was closed while an order had no answer, and one on the other side has filled since."""
+    seen = by_hand(copy(1, "SELL", "0.12"), copy(2, lots="0.04"), leaves="0.04")
+    assert news(seen) == [(1, "closed_by_client")]
+    assert seen.foreign == {}
+
+
+def test_nothing_shown_is_no_proof_while_the_history_lacks_an_order_of_ours() -> None:
+    """The last order began another position, which the reading lacks though it is there."""
+    copies = copy(1, lots="0.24", order=601), copy(2, "SELL", "0.23", order=603)
+    deals = (deal("0.24", 601), deal("-0.24", 602))
+    assert news(observe(*copies, history=deals)) == []
+    known = observe(*copies, history=(*deals, deal("0.01", 603)))
+    assert news(known) == [], "with it they do not add up to nothing"
+    flat = observe(*copies, history=(*deals, deal("0.01", 603), deal("-0.01", 604)))
+    assert news(flat) == [(1, "closed_by_client"), (2, "closed_by_client")]
+
+
 @pytest.mark.parametrize("leaves", ["0", "-0.05"])
 def test_a_symbol_that_was_closed_has_no_copies_any_more(leaves: str) -> None:
     """Also not such as stood against each other: what their master closes later must not open anything."""

@@ -197,11 +197,13 @@ class Stocktaking:
         parts = [copy for copy in copies if copy.symbol == symbol and copy.client_kind is Kind.POSITION]
         positions |= {copy.client_ticket for copy in parts}
         try:
-            # When a position was closed the next order began another one, which a reading may lack.
-            for copy in parts:
-                past = self._terminal.past_order(copy.order) if copy.order else None
-                positions |= {past.position_id} if past is not None and past.position_id else set()
-            return tuple(deal for ticket in sorted(positions) for deal in self._terminal.deals_of(ticket))
+            found = {ticket: self._terminal.deals_of(ticket) for ticket in positions}
+            orders = {deal.order for deals in found.values() for deal in deals}
+            for copy in parts:  # when a position was closed the next order began another one, which a reading may lack
+                past = self._terminal.past_order(copy.order) if copy.order and copy.order not in orders else None
+                if past is not None and past.position_id and past.position_id not in found:
+                    found[past.position_id] = self._terminal.deals_of(past.position_id)
+            return tuple(deal for ticket in sorted(found) for deal in found[ticket])
         except ConnectionLost:
             raise
         except Unreadable as problem:

@@ -164,10 +164,15 @@ def is_asked_about(copy: Copy, reading: Reading) -> bool:
 def questioned(copies: Collection[Copy], reading: Reading, foreign: Mapping[str, Decimal]) -> set[str]:
     """Symbols about which the history must be asked: their lots are not what the ledger says, or an order is waited
     for."""
-    symbols = {copy.symbol for copy in copies} | {position.symbol for position in reading.positions} | foreign.keys()
     missing = {copy.symbol for copy in gone_orders(copies, reading)} | busy_symbols(copies)
     missing |= {copy.symbol for copy in copies if copy.state is State.OPENING}
-    return missing | {
+    return missing | contradicted(copies, reading, foreign)
+
+
+def contradicted(copies: Collection[Copy], reading: Reading, foreign: Mapping[str, Decimal]) -> set[str]:
+    """Symbols whose lots are not what the ledger says."""
+    symbols = {copy.symbol for copy in copies} | {position.symbol for position in reading.positions} | foreign.keys()
+    return {
         symbol
         for symbol in symbols
         if lots_of(reading, symbol) != ours(copies, reading, symbol) + foreign.get(symbol, NOTHING)

@@ -33,6 +33,7 @@ from mirror import CopyKey, Held, Mirror
 from netting import (
     Look,
     busy_symbols,
+    contradicted,
     could_be_of,
     gone_orders,
     is_asked_about,
@@ -129,7 +130,8 @@ class Stocktaking:
         asking = [copy for copy in watched if copy.symbol in symbols and is_asked_about(copy, reading)]
         waited = self._waited({copy for copy in asking if copy.state in LIVE}, now)
         # While an order is waited for the lots say nothing yet: patience with them begins when that is over.
-        strange = symbols - busy_symbols(watched) - {copy.symbol for copy in gone_orders(watched, reading)}
+        strange = contradicted(watched, reading, self.foreign) - busy_symbols(watched)
+        strange -= {copy.symbol for copy in gone_orders(watched, reading)}
         self._strange_since = {symbol: self._strange_since.get(symbol, now) for symbol in strange}
         evidence = {copy.key: self._evidence(copy, now) for copy in asking}
         asked = {symbol: self._deals(symbol, watched, reading, now) for symbol in symbols}
@@ -140,8 +142,8 @@ class Stocktaking:
                 tags[deal.comment] = copy
         orders = self._remembered([thing for thing in unclaimed(watched, reading, magic) if isinstance(thing, Order)])
         # Nothing is concluded in a look that has not asked the history.
-        contradicted = {s: now - since for s, since in self._strange_since.items() if asked.get(s) is not None}
-        look = Look(reading, evidence, history, waited, contradicted, self.foreign, tags, orders)
+        patience = {s: now - since for s, since in self._strange_since.items() if asked.get(s) is not None}
+        look = Look(reading, evidence, history, waited, patience, self.foreign, tags, orders)
         books_known = self._mirror.known and self._mirror.synced
         found = observe_net(watched, look, books, magic, books_known=books_known)
         self.blocked = found.blocked

@@ -1615,6 +1615,19 @@ def test_a_position_that_the_last_order_began_is_known_to_be_closed_by_its_deals
     assert (follower.state(1), follower.state(2)) == ("closed_by_client", "closed_by_client")
 
 
+def test_patience_with_the_lots_is_not_spent_on_an_order_that_is_looked_for(follower: Follower) -> None:
+    follower.master_opens(position(1, volume="0.30"))
+    follower.look()
+    follower.mt5.inject("order_send", "none_not_executed")
+    follower.master_opens(order(7))
+    follower.passes(10)
+    follower.mt5.inject("positions_get", "stale_empty", times=None)
+    follower.passes(14)
+    assert follower.state(1) == "open"
+    follower.passes(3)
+    assert follower.state(1) == "closed_by_client", "as promised: after 15 s of good readings without it"
+
+
 def test_an_order_that_this_ledger_has_placed_is_no_trace_of_one_that_was_lost(follower: Follower) -> None:
     follower.broker_keeps_of_comments(0)
     trade = follower.master_opens(order(7))

@@ -258,15 +258,18 @@ def taken_up(
     free: Collection[Thing], copies: Iterable[Copy], remembered: Mapping[int, Copy], books: Mapping[CopyKey, Held]
 ) -> tuple[list[Seen], list[tuple[Held, Thing]], list[Thing]]:
     """What the account shows with our magic and no live copy has: ended copies that are there all the same, those that
-    the ledger does not have because it was lost, and what belongs to nobody."""
+    the ledger does not have (or has skipped) because it was lost, and what belongs to nobody."""
     again: list[Seen] = []
     adopted: list[tuple[Held, Thing]] = []
     strangers: list[Thing] = []
     tags = tagged(books, (thing.comment for thing in free)) if free else {}
     taken: set[CopyKey] = {copy.key for copy in copies if copy.state in LIVE}
+    followed = {key[:3] for key in taken}
     for thing in free:  # an order at market of a copy that is known may be there too: it is being filled bit by bit
         known = remembered.get(thing.identifier)
         key, held = tags.get(thing.comment, (None, None))
+        if known is not None and known.state is State.SKIPPED and known.key == key and key[:3] not in followed:
+            known = None  # with the other legs of its trade that are there
         if known is not None and known.key not in taken:
             taken.add(known.key)
             again.append(_seen(known, thing))

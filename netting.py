@@ -538,15 +538,17 @@ def _closed_by_client(
     last = max(deals, key=_time, default=None)
     if not lots and not foreign and parts:
         return [_by_client(copy, last) for copy in parts], NOTHING
+    everything = parts
     came = sum((copy.signed for copy in parts if copy.key in fresh), NOTHING)
     if mine != came:
         parts, mine = [copy for copy in parts if copy.key not in fresh], mine - came
     if not mine or (mine > 0) == (strange > 0):
         return [], foreign + strange
     on_it = [copy for copy in parts if copy.action.buys == (mine > 0)]
-    if abs(strange) == sum((copy.current for copy in on_it), NOTHING):
+    for on_side in (on_it, [copy for copy in everything if copy.action.buys == (mine > 0)]):
         # Those on one side, and nothing else. The others came when they had gone, while an order was waited for.
-        return [_by_client(copy, last) for copy in on_it], foreign
+        if abs(strange) == sum((copy.current for copy in on_side), NOTHING):
+            return [_by_client(copy, last) for copy in on_side], foreign
     taken = min(abs(mine), abs(strange))
     rest = strange + (taken if mine > 0 else -taken)
     if taken == abs(mine):
@@ -583,7 +585,8 @@ def _adopted(
     lots = {comment: left for comment, left in lots.items() if left}
     known = tagged(books, lots)
     known |= {comment: host for comment in lots if comment not in known and (host := _grown_by(comment, known, lots))}
-    if not lots or any(comment not in known or comment in look.tags for comment in lots):
+    ended = {tag for tag, copy in look.tags.items() if copy.state is not State.SKIPPED}
+    if not lots or any(comment not in known or comment in ended for comment in lots):
         return None
     if sum(lots.values()) != strange or not any(deal.magic == magic for deal in deals):
         return None

@@ -123,12 +123,7 @@ class Trader:
             except LedgerError as error:
                 problem = error
         for thing in seen.strangers if self._mirror.known else ():
-            self._spoken.say(
-                f"stranger {thing.identifier}",
-                f"{thing.action} {thing.volume} {thing.symbol} #{thing.identifier} ({thing.comment!r}) has our magic "
-                "but belongs to no trade that this copier knows (does another program use this number?): not touched",
-                logging.WARNING,
-            )
+            self._tell_stranger(thing)
         for copy in seen.doubt:
             self._spoken.say(
                 f"doubt {copy.key}",
@@ -206,23 +201,16 @@ class Trader:
         """Take up what carries the tags of one master's trade which this ledger knows nothing of. Where it is several
         legs, nothing shows which of the master's lots each stands for: they are shared out by their size."""
         key = parts[0][0].trade_key
+        if any(copy.key[:3] == key for copy in self._ledger.copies.values() if copy.state in LIVE):
+            self._adopt_beside(parts)
+            return
         trade = self._mirror.trades[key].trade
         lots = sum((thing.volume for _, thing in parts), Decimal(0))
         copies, legs, left = [], [], trade.volume
         for number, (held, thing) in enumerate(parts, 1):
             share = left if number == len(parts) else round(trade.volume * thing.volume / lots, 10)
             left -= share
-            turned = held.trade.action.buys != thing.action.buys  # the master has, meanwhile
-            copy = replace(
-                self._new_copy(held, thing.symbol, thing.volume),
-                state=State.OPEN,
-                action=thing.action if turned else held.trade.action,
-                master_volume=share,
-                exact=thing.volume,
-                current=thing.volume,
-                client_kind=thing.kind,
-                client_ticket=thing.identifier,
-            )
+            copy = self._found_copy(held, thing, share)
             copies.append(copy)
             legs.append(Leg(held.leg, copy.action.buys, share, share, trade.price, held.order, trade.opened_at))
         reports = [
@@ -234,6 +222,38 @@ class Trader:
         self._ledger.record(*copies, reports=reports, legs={key: several})
         for copy in copies:
             log.warning("adopted %s: it is on the account as #%d", named(copy), copy.client_ticket)
+
+    def _adopt_beside(self, parts: list[tuple[Held, Position | Order]]) -> None:
+        """The same beside copies of the trade that are known, which must keep their legs."""
+        for held, thing in parts:
+            leg = next((leg for leg in self._ledger.legs.get(held.trade_key, ()) if leg.number == held.leg), None)
+            if leg is None:
+                self._tell_stranger(thing)
+                continue
+            copy = self._found_copy(held, thing, leg.left or leg.initial)
+            self._ledger.record(copy, reports=[self._report("adopted", copy, price=thing.price)])
+            log.warning("adopted %s: it is on the account as #%d", named(copy), copy.client_ticket)
+
+    def _found_copy(self, held: Held, thing: Position | Order, master_volume: Decimal) -> Copy:
+        turned = held.trade.action.buys != thing.action.buys  # the master has, meanwhile
+        return replace(
+            self._new_copy(held, thing.symbol, thing.volume),
+            state=State.OPEN,
+            action=thing.action if turned else held.trade.action,
+            master_volume=master_volume,
+            exact=thing.volume,
+            current=thing.volume,
+            client_kind=thing.kind,
+            client_ticket=thing.identifier,
+        )
+
+    def _tell_stranger(self, thing: Position | Order) -> None:
+        self._spoken.say(
+            f"stranger {thing.identifier}",
+            f"{thing.action} {thing.volume} {thing.symbol} #{thing.identifier} ({thing.comment!r}) has our magic "
+            "but belongs to no trade that this copier knows (does another program use this number?): not touched",
+            logging.WARNING,
+        )
 
     # -- acting
 

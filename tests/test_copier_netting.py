@@ -1628,6 +1628,60 @@ def test_patience_with_the_lots_is_not_spent_on_an_order_that_is_looked_for(foll
     assert follower.state(1) == "closed_by_client", "as promised: after 15 s of good readings without it"
 
 
+@pytest.mark.parametrize("mode", ["netting", "hedging"])
+def test_legs_that_were_skipped_and_legs_that_nobody_told_of_are_taken_up_together(make: Make, mode: str) -> None:
+    """The account showed nothing when the new ledger began, and the book tells of the last growth only."""
+    follower = make(account={"margin_mode": mode}, limits=LIMITS)
+    trade = follower.master_opens(position(1))
+    follower.look()
+    for by in ("0.20", "0.30"):
+        trade = grows(follower, trade, by)
+        follower.look()
+    follower.lose_ledger()
+    follower.mt5.inject("positions_get", "stale_empty", times=None)
+    follower.sends_book()
+    follower.passes(3)
+    follower.mt5.sim_clear_faults()
+    follower.passes(20)
+    assert (lots(follower), len(entries(follower))) == (0.6, 3)
+    trade = follower.master_closes(trade, "0.30")
+    follower.passes(3)
+    assert lots(follower) == 0.3
+    follower.master_closes(trade)
+    follower.passes(3)
+    assert lots(follower) == 0
+
+
+def test_a_growth_that_the_broker_refused_and_executed_leaves_the_other_legs_alone(make: Make) -> None:
+    follower = make(limits=LIMITS)
+    trade = follower.master_opens(position(1))
+    follower.look()
+    follower.mt5.inject("order_send", "retcode_after_fill", retcode=10004)
+    trade = grows(follower, trade, "0.20")
+    follower.look(1)
+    follower.passes(5)
+    assert (lots(follower), len(entries(follower))) == (0.3, 2)
+    follower.master_closes(trade)
+    follower.passes(3)
+    assert lots(follower) == 0
+
+
+def test_a_leg_that_nobody_told_of_beside_a_copy_that_is_known_is_told_and_left_alone(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another copier's, of a growth that has gone again: nothing tells what of the master's lots it stands for."""
+    follower = make(limits=LIMITS)
+    trade = follower.master_opens(position(1))
+    follower.look()
+    by_hand(follower, 0.2, magic=MAGIC, comment=tag_of(("master_user", Kind.POSITION, 1, 2)))
+    follower.passes(3)
+    assert (lots(follower), follower.state(1)) == (0.3, "open")
+    assert "belongs to no trade that this copier knows" in caplog.text
+    follower.master_closes(trade)
+    follower.passes(3)
+    assert lots(follower) == 0.2
+
+
 def test_an_order_that_this_ledger_has_placed_is_no_trace_of_one_that_was_lost(follower: Follower) -> None:
     follower.broker_keeps_of_comments(0)
     trade = follower.master_opens(order(7))

@@ -265,6 +265,8 @@ def _exact_share(copy: Copy, known: Known, step: Decimal) -> Decimal:
     """What the copy of a leg should have now, to the last digit; nothing when it was refused for another reason."""
     if copy.state in LIVE:
         own = min(copy.exact, copy.volume + step)  # less when it was filled in part
+        if copy.leg and (*copy.key[:3], copy.leg - 1) not in known.copies:
+            own = max(own, copy.volume + copy.rest)  # what the leg before it, not decided yet, has left over is in it
     elif copy.reason == Reason.VOLUME_TOO_SMALL:
         before = known.copies.get((*copy.key[:3], copy.leg - 1))
         own = copy.rest - (before.rest if before is not None and before.action.buys == copy.action.buys else NOTHING)

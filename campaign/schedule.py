@@ -451,10 +451,15 @@ def _asleep_for_patience(world: World, draw: random.Random) -> None:
 def _sleeps(world: World, draw: random.Random, part: Part, seconds: float) -> None:
     part.asleep_until = world.clock.now + seconds
     if draw.random() < 0.5 and part is not world.server:  # the server has a clock that goes on (server.AwakeClock)
-        world.later(seconds, lambda: setattr(part.clock, "slept", part.clock.slept + seconds))
+        world.later(seconds, lambda: _stood_still(part, seconds))
     if part is world.copier and part.alive and draw.random() < 0.5:
         part.objects.line.lost("the machine sleeps")
     world.note(part.name, f"sleeps {seconds:g} s")
+
+
+def _stood_still(part: Part, seconds: float) -> None:
+    if part.asleep_until:  # and was not woken before, when all faults ended
+        part.clock.slept += seconds
 
 
 def _tokens_expire(world: World, draw: random.Random) -> None:

@@ -1682,6 +1682,25 @@ def test_a_leg_that_nobody_told_of_beside_a_copy_that_is_known_is_told_and_left_
     assert lots(follower) == 0.2
 
 
+@pytest.mark.parametrize("mode", ["netting", "hedging"])
+def test_what_legs_below_the_minimum_leave_over_is_not_taken_away_again_while_they_are_undecided(
+    make: Make, mode: str
+) -> None:
+    half = Sizing(Mode.MULTIPLIER, D(0), D("0.5"))
+    follower = make(account={"margin_mode": mode}, limits=LIMITS, sizing=half)
+    trade = follower.master_opens(position(1, volume="0.01"))
+    follower.passes(2)
+    for expected in (0.01, 0.01, 0.02, 0.02, 0.03):
+        trade = grows(follower, trade, "0.01")
+        follower.passes(2)
+        assert lots(follower) == expected
+    follower.passes(70)
+    assert (lots(follower), len(entries(follower))) == (0.03, 3), "nor when they are skipped for their age"
+    follower.master_closes(trade, "0.02")
+    follower.passes(3)
+    assert lots(follower) == 0.01
+
+
 def test_an_order_that_this_ledger_has_placed_is_no_trace_of_one_that_was_lost(follower: Follower) -> None:
     follower.broker_keeps_of_comments(0)
     trade = follower.master_opens(order(7))

@@ -90,7 +90,7 @@ def test_a_symbol_without_its_suffix_is_not_taken_in_place_of_the_one_with_it(ma
     follower.passes(2)
     assert follower.opened() == 0
     (report,) = follower.reports()
-    assert (report["reason"], report["symbol"]) == ("symbol_unknown", "EURUSD")
+    assert (report["reason"], report["symbol"]) == ("symbol_unknown", "EURUSD.x")
     assert "EURUSD.x" in report["detail"]
 
 

@@ -142,10 +142,12 @@ def _followed(world: World) -> set[int]:
 
 
 def _beyond_recognition(world: World) -> set[int]:
-    """Copies that nothing can tell whose they are, where the broker replaces comments: their ledger is lost, or they
-    were opened after their order was given up. They are reported and left alone."""
+    """Copies that are reported and left alone: those of an order that was under way when an old copy of the ledger was
+    put back, and that was repeated; and, where the broker replaces comments, those that nothing can tell whose they
+    are, because their ledger is lost, or they were opened after their order was given up."""
     if not world.setup.comment:
-        return set()
+        several = [positions.keys() for positions in Copied(world).positions.values() if len(positions) > 1]
+        return {identifier for positions in several for identifier in positions & world.unseen_by_it}
     found = {p.identifier for p in world.client_broker.positions()} - _followed(world)
     given_up = {tag_of(copy.key) for copy in world.ledger.values() if copy.state is State.UNKNOWN}
     return {one for one in found if world.ledger_lost or world.tags.get(one) in given_up}

@@ -147,7 +147,7 @@ def _beyond_recognition(world: World) -> set[int]:
     are, because their ledger is lost, or they were opened after their order was given up."""
     if not world.setup.comment:
         several = [positions.keys() for positions in Copied(world).positions.values() if len(positions) > 1]
-        return {identifier for positions in several for identifier in positions & world.unseen_by_it}
+        return {identifier for positions in several if positions & world.unseen_by_it for identifier in positions}
     found = {p.identifier for p in world.client_broker.positions()} - _followed(world)
     given_up = {tag_of(copy.key) for copy in world.ledger.values() if copy.state is State.UNKNOWN}
     return {one for one in found if world.ledger_lost or world.tags.get(one) in given_up}

@@ -300,6 +300,7 @@ class Copier:
             traces=self._stock.traces(books, reading),
             foreign=self._stock.foreign,
             blocked=self._stock.blocked,
+            closable=self._stock.closable,
         )
         steps = plan(mirror, known, rules)
         self._trader.announce(steps)

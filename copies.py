@@ -268,6 +268,12 @@ def taken_up(
     for thing in free:  # an order at market of a copy that is known may be there too: it is being filled bit by bit
         known = remembered.get(thing.identifier)
         key, held = tags.get(thing.comment, (None, None))
+        filled = held is not None and held.order and held.trade.kind is Kind.POSITION
+        if held is not None and filled and isinstance(thing, Order) and thing.action.kind is Kind.ORDER:
+            # The master's order has filled, ours stands: it is still the copy of the order, whose heir the position is.
+            of_order = replace(held.trade, kind=Kind.ORDER, ticket=held.order, volume=thing.initial_volume)
+            held = replace(held, trade=of_order, leg=0, order=0, of_lots=None)
+            key = held.key
         if known is not None and known.state is State.SKIPPED and known.key == key and key[:3] not in followed:
             known = None  # with the other legs of its trade that are there
         if known is not None and known.key not in taken:

@@ -61,6 +61,7 @@ class NetSeen:
     observation: Observation
     foreign: dict[str, Decimal] = field(default_factory=dict)
     blocked: frozenset[str] = frozenset()  # no order at market now: what the lots should be is not known
+    closable: frozenset[str] = frozenset()  # of these: only because of lots that perhaps are another ledger's copies
 
 
 def lots_of(reading: Reading, symbol: str) -> Decimal:
@@ -192,6 +193,7 @@ def observe_net(
     doubt: list[Copy] = []
     foreign = {symbol: lots for symbol, lots in look.foreign.items() if lots}
     blocked: set[str] = set()
+    closable: set[str] = set()
     pending = _pending_orders(copies, look, magic)
     placed = _placed(copies, look, pending)
     again, untold, strangers = taken_up(pending, copies, look.orders, books)
@@ -218,6 +220,7 @@ def observe_net(
             continue
         if not books_known and _has_unknown_tags(deals or (), look.tags, magic):
             blocked.add(symbol)  # another ledger's copies, perhaps: the books will tell
+            closable.add(symbol)
             continue
         known = any(copy.state in LIVE and copy.client_kind is not Kind.ORDER for copy in after)
         if not known and (position := _position(look.reading, symbol)) is not None:
@@ -250,7 +253,7 @@ def observe_net(
             foreign[symbol] = rest
     kept = {symbol: lots for symbol, lots in foreign.items() if lots}
     observation = Observation(tuple(news), tuple(adopted), tuple(strangers), tuple(doubt))
-    return NetSeen(observation, kept, frozenset(blocked))
+    return NetSeen(observation, kept, frozenset(blocked), frozenset(closable))
 
 
 def _position(reading: Reading, symbol: str) -> Position | None:
@@ -267,7 +270,11 @@ def _is_torn(reading: Reading, deals: Iterable[Deal]) -> bool:
 
 
 def _has_unknown_tags(deals: Iterable[Deal], tags: Mapping[str, Copy], magic: int) -> bool:
-    return any(deal.magic == magic and is_tag(deal.comment) and deal.comment not in tags for deal in deals)
+    lots: dict[str, Decimal] = {}
+    for deal in deals:
+        if deal.magic == magic and is_tag(deal.comment) and deal.comment not in tags:
+            lots[deal.comment] = lots.get(deal.comment, NOTHING) + (deal.volume if deal.buys else -deal.volume)
+    return any(lots.values())
 
 
 def _proven(look: Look, symbol: str, lots: Decimal, copies: Iterable[Copy]) -> bool:
@@ -623,7 +630,9 @@ def _grown_by(
     if not is_tag(comment) or comment[0] != Kind.ORDER[0]:
         return None
     mark = comment.rpartition(".")[2]
-    trades = {known[other][0][:3]: known[other] for other in comments if other in known and other.endswith(f".{mark}")}
+    grown = {key[:3] for key, held in known.values() if key[3] or held.trade.increase is not None}
+    hosts = [known[other] for other in comments if other in known and other.endswith(f".{mark}")]
+    trades = {key[:3]: (key, held) for key, held in hosts if key[:3] in grown}
     return next(iter(trades.values())) if len(trades) == 1 else None
 
 

@@ -192,6 +192,7 @@ class Known:
     traces: Mapping[CopyKey, bool] = field(default_factory=dict)
     foreign: Mapping[str, Decimal] = field(default_factory=dict)  # netting: lots of a symbol that are not ours
     blocked: frozenset[str] = frozenset()  # netting: symbols whose lots are not known for certain now
+    closable: frozenset[str] = frozenset()  # of these such of which known copies may be closed all the same
 
     @property
     def netting(self) -> bool:
@@ -265,8 +266,12 @@ def _exact_share(copy: Copy, known: Known, step: Decimal) -> Decimal:
     """What the copy of a leg should have now, to the last digit; nothing when it was refused for another reason."""
     if copy.state in LIVE:
         own = min(copy.exact, copy.volume + step)  # less when it was filled in part
-        if copy.leg and (*copy.key[:3], copy.leg - 1) not in known.copies:
-            own = max(own, copy.volume + copy.rest)  # what the leg before it, not decided yet, has left over is in it
+        leg_before = (*copy.key[:3], copy.leg - 1)
+        if (
+            copy.leg and leg_before not in known.copies and leg_before in known.books
+        ):  # what that has left over is in it
+            over = max(copy.volume + copy.rest - copy.exact, NOTHING)
+            return own * known.books[copy.key].trade.volume / copy.master_volume + over
     elif copy.reason == Reason.VOLUME_TOO_SMALL:
         before = known.copies.get((*copy.key[:3], copy.leg - 1))
         own = copy.rest - (before.rest if before is not None and before.action.buys == copy.action.buys else NOTHING)
@@ -295,7 +300,8 @@ def _follow(
         # The master's order filled. A copy that filled too goes on as the copy of the position; one that did not is
         # taken back first, and only when it is proven not to have filled is the position opened at market: never both.
         if position is not None and order is None:
-            return [Inherit(copy, heir)]
+            other = known.copies.get(heir.key)
+            return [] if other is not None and other.state in LIVE else [Inherit(copy, heir)]
         return _end(copy, None, order, Reason.MASTER_CLOSED)
     if held is None:
         trade_key = copy.key[:3]
@@ -338,7 +344,7 @@ def _follow(
 
 def _trims(steps: list[Step], known: Known) -> list[Step]:
     """The same on a netting account: closes and reductions trade against the sum, one at a time for each symbol."""
-    busy = {*known.blocked, *busy_symbols(known.copies.values())}
+    busy = {*(known.blocked - known.closable), *busy_symbols(known.copies.values())}
     found: list[Step] = []
     for step in steps:
         if not isinstance(step, Close | Reduce):

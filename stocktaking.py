@@ -28,7 +28,7 @@ from copies import (
     unclaimed,
     unseen,
 )
-from ledger import CopierLedger
+from ledger import CopierLedger, LedgerError
 from mirror import CopyKey, Held, Mirror
 from netting import (
     Look,
@@ -64,11 +64,11 @@ class Stocktaking:
         self._missing_since: dict[Copy, float] = {}
         self._strange_since: dict[str, float] = {}  # netting: symbols that are not as the ledger says
         self._history_asked: dict[Copy | str, float] = {}
-        self._traces: dict[CopyKey, bool] = {}
         self._spoken = Spoken(log)
         stored = decode(ledger.get("foreign") or "{}")
         self.foreign = {symbol: Decimal(lots) for symbol, lots in stored.items()}  # netting: lots that are not ours
         self.blocked: frozenset[str] = frozenset()  # netting: symbols whose lots are not known for certain
+        self.closable: frozenset[str] = frozenset()  # of these such of which known copies may be closed all the same
 
     def begin_anew(self) -> None:
         """There was no good reading, or nobody looked: patience begins anew."""
@@ -146,7 +146,7 @@ class Stocktaking:
         look = Look(reading, evidence, history, waited, patience, self.foreign, tags, orders)
         books_known = self._mirror.known and self._mirror.synced
         found = observe_net(watched, look, books, magic, books_known=books_known)
-        self.blocked = found.blocked
+        self.blocked, self.closable = found.blocked, found.closable
         for symbol, lots in found.foreign.items():
             if self.foreign.get(symbol) != lots:
                 log.warning("%s lots of %s on this netting account are not the copier's: never touched", lots, symbol)
@@ -161,20 +161,18 @@ class Stocktaking:
         history cannot be read now. Raises `ConnectionLost`."""
         ledger = self._ledger
         asked = {order_key(held) for key, held in books.items() if key not in ledger.copies and held.order}
-        self._traces = {key: found for key, found in self._traces.items() if key in asked}
-        for key in asked - self._traces.keys():
-            copy = ledger.copies.get(key)
-            if copy is None or copy.reason != Reason.OLDER_THAN_LEDGER:
-                continue
-            try:
-                orders: list[Order | PastOrder] = [*reading.orders, *self._terminal.past_orders(TRACES_S)]
-            except ConnectionLost:
-                raise
-            except Unreadable as problem:
-                self._spoken.say("history", f"the history cannot be read: {problem}")
-                return self._traces
-            self._traces[key] = any(self._is_trace(copy, order) for order in orders)
-        return self._traces
+        skipped = [ledger.copies[key] for key in asked if key in ledger.copies]
+        skipped = [copy for copy in skipped if copy.reason == Reason.OLDER_THAN_LEDGER]
+        if not skipped:
+            return {}
+        try:
+            orders: list[Order | PastOrder] = [*reading.orders, *self._terminal.past_orders(TRACES_S)]
+            return {copy.key: any(self._is_trace(copy, order) for order in orders) for copy in skipped}
+        except ConnectionLost:
+            raise
+        except (Unreadable, LedgerError) as problem:
+            self._spoken.say("history", f"the history cannot be read: {problem}")
+            return {}
 
     def _is_trace(self, copy: Copy, order: Order | PastOrder) -> bool:
         if order.magic != copy.magic or order.action is None or order.action.kind is not Kind.ORDER:

@@ -204,7 +204,8 @@ class Trader:
         if any(copy.key[:3] == key for copy in self._ledger.copies.values() if copy.state in LIVE):
             self._adopt_beside(parts)
             return
-        trade = self._mirror.trades[key].trade
+        found = self._mirror.trades.get(key)  # it has not the order any more that has filled at the master only
+        trade = parts[0][0].trade if found is None else found.trade
         lots = sum((thing.volume for _, thing in parts), Decimal(0))
         copies, legs, left = [], [], trade.volume
         for number, (held, thing) in enumerate(parts, 1):

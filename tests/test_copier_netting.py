@@ -1701,6 +1701,93 @@ def test_what_legs_below_the_minimum_leave_over_is_not_taken_away_again_while_th
     assert lots(follower) == 0.01
 
 
+@pytest.mark.parametrize("mode", ["netting", "hedging"])
+def test_after_the_ledger_was_lost_an_order_whose_masters_has_filled_does_not_stand_for_ever(
+    make: Make, mode: str
+) -> None:
+    follower = make(account={"margin_mode": mode}, limits=LIMITS)
+    trade = follower.master_opens(order(7))
+    follower.look()
+    follower.lose_ledger()
+    follower.master_opens(position(7, price=D("1.09")))
+    follower.master_closes(trade)
+    follower.sends_book()
+    follower.passes(200)
+    assert (follower.orders, follower.positions) == ([], [])
+
+
+@pytest.mark.parametrize("mode", ["netting", "hedging"])
+@pytest.mark.parametrize("market_growth", [True, False])
+@pytest.mark.parametrize("unreadable", [True, False])
+def test_after_the_ledger_was_lost_an_order_whose_masters_has_filled_takes_nothing_away_from_the_position(
+    make: Make, mode: str, market_growth: bool, unreadable: bool
+) -> None:
+    follower = make(account={"margin_mode": mode}, limits=LIMITS)
+    trade = follower.master_opens(position(1))
+    follower.look()
+    if market_growth:
+        trade = grows(follower, trade, "0.20")
+        follower.look()
+    placed = follower.master_opens(order(7))
+    follower.look()
+    follower.disconnects()
+    follower.lose_ledger()
+    trade = grows(follower, trade, "0.10", order=7)
+    follower.master_closes(placed)
+    if unreadable:
+        follower.mt5.inject("history_deals_get", "none", times=1)
+    follower.sends_book()
+    follower.passes(30)
+    assert (lots(follower), follower.orders) == (0.3 if market_growth else 0.1, [])
+    follower.master_closes(trade)
+    follower.passes(30)
+    assert (lots(follower), follower.orders) == (0, [])
+
+
+@pytest.mark.parametrize("how", ["flatten", "heard before"])
+def test_while_the_server_is_away_lots_with_an_unknown_tag_hold_up_no_close(follower: Follower, how: str) -> None:
+    trade = follower.master_opens(position(1, volume="0.30"))
+    follower.look()
+    if how == "flatten":
+        follower.disconnects()
+        follower.look()
+    by_hand(follower, 0.1, magic=MAGIC, comment=tag_of(("master_user", Kind.POSITION, 2, 0)))
+    if how == "flatten":
+        follower.passes(20)
+        follower.copier.command("flatten")
+    else:
+        follower.master_closes(trade)
+        follower.disconnects()
+    follower.passes(30)
+    assert lots(follower) == 0.1
+
+
+def test_a_ledger_that_cannot_be_read_for_the_trace_of_an_order_holds_up_no_close(make: Make) -> None:
+    follower = make(limits=LIMITS)
+    follower.broker_keeps_of_comments(0)
+    placed = follower.master_opens(order(7))
+    follower.look()
+    follower.mt5.sim_order_by_hand(action=8, order=follower.orders[0].ticket)
+    follower.lose_ledger()
+    follower.sends_book()
+    follower.passes(3)
+    trade = follower.master_opens(position(20))
+    follower.look()
+    assert len(follower.positions) == 1
+    follower.falls_to(1.09)
+    follower.master_opens(position(7, price=D("1.09")))
+    follower.master_closes(placed)
+    follower.master_closes(trade)
+
+    def cannot(tag: str, ticket: int) -> None:
+        raise LedgerError("cannot be read")
+
+    follower.ledger.remembered = cannot  # type: ignore[method-assign, assignment]
+    with suppress(LedgerError):
+        follower.passes(3)
+    assert follower.positions == []
+
+
 def test_an_order_that_this_ledger_has_placed_is_no_trace_of_one_that_was_lost(follower: Follower) -> None:
     follower.broker_keeps_of_comments(0)
     trade = follower.master_opens(order(7))

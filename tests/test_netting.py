@@ -30,7 +30,7 @@ from netting import (
     stops_of,
 )
 from safety import Reason
-from signals import Action, Kind, Trade
+from signals import Action, Increase, Kind, Trade
 
 ACCOUNT = Account(1, "Sim", "USD", 100, D(10000), D(10000), D(10000), MarginMode.NETTING)
 POSITION = 900  # identifier of the symbol's position
@@ -738,12 +738,17 @@ def test_parts_of_one_trade_that_stand_against_each_other_are_one_copy() -> None
 
 
 def test_a_growth_by_a_pending_order_that_the_book_has_no_more_is_a_part_of_the_trade_that_it_made_larger() -> None:
+    larger = replace(LONG, increase=Increase(D("0.10"), D("1.1"), 0, 1))
+    trades = (larger, SHORT)
     grown = deal("0.10", comment=tag_of(("master_user", Kind.ORDER, 77, 0)))
-    assert parts(adopted(deal("0.20", comment=TAGS[1]), grown, account="0.30")) == [(1, "0.30")]
+    assert parts(adopted(deal("0.20", comment=TAGS[1]), grown, account="0.30", trades=trades)) == [(1, "0.30")]
+    never = adopted(deal("0.20", comment=TAGS[1]), grown, account="0.30")
+    assert parts(never) == [], "a trade that has not grown is another one of his"
     of_another = deal("0.10", comment=tag_of(("somebody_else", Kind.ORDER, 77, 0)))
     for other in (of_another, deal("0.10", comment=tag_of(("master_user", Kind.POSITION, 77, 0)))):
-        assert parts(adopted(deal("0.20", comment=TAGS[1]), other, account="0.30")) == []
-    two = adopted(*DEALS, grown, account="0.30")
+        assert parts(adopted(deal("0.20", comment=TAGS[1]), other, account="0.30", trades=trades)) == []
+    both = (larger, replace(SHORT, increase=larger.increase))
+    two = adopted(*DEALS, grown, account="0.30", trades=both)
     assert parts(two) == [], "which of the two it has made larger nothing tells"
 
 

@@ -169,7 +169,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "filled copy not inherited",
-        (("plan.py", "return [Inherit(copy, heir)]", "return []"),),
+        (("plan.py", "in LIVE else [Inherit(copy, heir)]", "in LIVE else []"),),
         "A pending copy that filled goes on as the copy of the master's position.",
         seed=1050,
     ),

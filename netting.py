@@ -198,6 +198,7 @@ def observe_net(
     placed = _placed(copies, look, pending)
     again, untold, strangers = taken_up(pending, copies, look.orders, books)
     adopted: list[tuple[Held, Thing]] = [*untold]
+    standing = {order.ticket for order in look.reading.orders}
     symbols = {copy.symbol for copy in copies} | {position.symbol for position in look.reading.positions}
     symbols |= {seen.copy.symbol for seen in again}
     for symbol in sorted(symbols | foreign.keys()):
@@ -222,12 +223,14 @@ def observe_net(
             blocked.add(symbol)  # another ledger's copies, perhaps: the books will tell
             closable.add(symbol)
             continue
+        # What pending orders that stand have filled is theirs.
+        settled = [deal for deal in deals or () if deal.order not in standing]
         known = any(copy.state in LIVE and copy.client_kind is not Kind.ORDER for copy in after)
         if not known and (position := _position(look.reading, symbol)) is not None:
             if not books_known:
                 blocked.add(symbol)
                 continue
-            taken = _adopted(position, strange, deals or (), look, books, magic)
+            taken = _adopted(position, strange, settled, look, books, magic)
             if taken is not None:
                 adopted += taken
                 continue
@@ -235,12 +238,11 @@ def observe_net(
             doubt += [copy for copy in after if copy.state in LIVE]
             blocked.add(symbol)
             continue
-        forgotten = _closed_unwritten(after, deals or ()) + _opened_all_the_same(after, deals or (), look.tags, magic)
+        forgotten = _closed_unwritten(after, deals or ()) + _opened_all_the_same(after, settled, look.tags, magic)
         news += forgotten
         after = _after(after, forgotten)
-        mine = ours(after, look.reading, symbol) + filled
-        strange = lots - mine - foreign.get(symbol, NOTHING)
-        parts = _opened_untold(after, deals or (), look.tags, books, magic, symbol)
+        strange = lots - ours(after, look.reading, symbol) - filled - foreign.get(symbol, NOTHING)
+        parts = _opened_untold(after, settled, look.tags, books, magic, symbol)
         if parts and sum((lots_of_part(part) for _, part in parts), NOTHING) == strange:
             adopted += parts
         elif strange:
@@ -248,7 +250,7 @@ def observe_net(
                 seen.copy.key for seen in found if isinstance(seen, Seen) and seen.copy.client_kind is not Kind.POSITION
             }
             was = foreign.get(symbol, NOTHING)
-            closing, rest = _closed_by_client(after, fresh, mine, strange, was, lots, deals or ())
+            closing, rest = _closed_by_client(after, fresh, strange, was, lots, deals or ())
             news += closing
             foreign[symbol] = rest
     kept = {symbol: lots for symbol, lots in foreign.items() if lots}
@@ -526,7 +528,6 @@ def _opened_untold(
 def _closed_by_client(
     copies: list[Copy],
     fresh: Collection[CopyKey],
-    mine: Decimal,
     strange: Decimal,
     foreign: Decimal,
     lots: Decimal,
@@ -546,9 +547,10 @@ def _closed_by_client(
     if not lots and not foreign and parts:
         return [_by_client(copy, last) for copy in parts], NOTHING
     everything = parts
-    came = sum((copy.signed for copy in parts if copy.key in fresh), NOTHING)
-    if mine != came:
-        parts, mine = [copy for copy in parts if copy.key not in fresh], mine - came
+    parts = [copy for copy in parts if copy.key not in fresh]
+    mine = sum((copy.signed for copy in parts), NOTHING)
+    if not mine:
+        parts, mine = everything, sum((copy.signed for copy in everything), NOTHING)
     if not mine or (mine > 0) == (strange > 0):
         return [], foreign + strange
     on_it = [copy for copy in parts if copy.action.buys == (mine > 0)]
@@ -580,12 +582,10 @@ def _by_client(copy: Copy, deal: Deal | None) -> Ended:
 
 
 def _adopted(
-    position: Position, strange: Decimal, deals: Iterable[Deal], look: Look, books: Mapping[CopyKey, Held], magic: int
+    position: Position, strange: Decimal, deals: Collection[Deal], look: Look, books: Mapping[CopyKey, Held], magic: int
 ) -> list[tuple[Held, Position]] | None:
     """The copies of which a position consists, by the comments of its deals, for a ledger that was lost. None when they
-    do not add up to it, or it has begun before. What pending orders that stand have filled is theirs."""
-    standing = {order.ticket for order in look.reading.orders}
-    deals = [deal for deal in deals if deal.order not in standing]
+    do not add up to it, or it has begun before."""
     lots: dict[str, Decimal] = {}
     for deal in deals:
         lots[deal.comment] = lots.get(deal.comment, NOTHING) + (deal.volume if deal.buys else -deal.volume)

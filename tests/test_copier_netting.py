@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from follower import MAGIC, Follower, Make, Watched, order, position
 
-from copies import tag_of
+from copies import State, tag_of
 from ledger import LedgerError
 from names import SymbolNames
 from safety import Copying, Limits, Mode, Sizing
@@ -1786,6 +1786,46 @@ def test_a_ledger_that_cannot_be_read_for_the_trace_of_an_order_holds_up_no_clos
     with suppress(LedgerError):
         follower.passes(3)
     assert follower.positions == []
+
+
+@pytest.mark.parametrize("mode", ["netting", "hedging"])
+def test_an_order_that_filled_does_not_take_the_place_of_a_copy_that_is_known(make: Make, mode: str) -> None:
+    """The leg that the master's order became has been copied at market already: neither is forgotten."""
+    follower = make(account={"margin_mode": mode}, limits=LIMITS)
+    trade = follower.master_opens(position(1))
+    follower.look()
+    trade = grows(follower, trade, "0.20", order=7)
+    follower.look()
+    placed = follower.master_opens(order(7))
+    follower.look()
+    follower.falls_to(1.09)
+    ticks(follower, 2)
+    assert lots(follower) == 0.4
+    follower.master_closes(placed)
+    follower.passes(3)
+    assert {copy.current for copy in follower.ledger.copies.values() if copy.state is State.OPEN} == {
+        D("0.1"),
+        D("0.2"),
+    }
+    follower.master_closes(trade)
+    follower.passes(5)
+    assert lots(follower) == 0
+
+
+def test_what_a_leg_has_left_over_goes_with_its_masters_lots(make: Make) -> None:
+    """Legs below the client's minimum were copied with the next one; then the first of them is closed."""
+    half = Sizing(Mode.MULTIPLIER, D(0), D("0.5"))
+    follower = make(limits=LIMITS, sizing=half, market={"EURUSD": {"volume_min": 0.1, "volume_step": 0.1}})
+    trade = follower.master_opens(position(1, volume="0.16"))
+    follower.passes(2)
+    trade = grows(follower, trade, "0.17")
+    follower.passes(2)
+    assert lots(follower) == 0.1
+    trade = follower.master_closes(trade, "0.12")
+    follower.passes(2)
+    grows(follower, trade, "0.07")
+    follower.passes(3)
+    assert lots(follower) == 0.1, "half of 0.19"
 
 
 def test_an_order_that_this_ledger_has_placed_is_no_trace_of_one_that_was_lost(follower: Follower) -> None:

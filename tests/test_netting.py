@@ -857,6 +857,26 @@ def test_what_has_filled_of_a_pending_order_that_is_taken_up_is_its_own(remember
     assert (seen.foreign, seen.blocked) == ({}, frozenset())
 
 
+@pytest.mark.parametrize("skipped", [False, True])
+def test_what_a_standing_order_has_filled_is_no_copy_beside_it(skipped: bool) -> None:
+    """Also where lots of the follower's own are there, so that nothing adds up."""
+    known = pending(7, "SELL_LIMIT", state=State.SKIPPED, client_kind=None, client_ticket=0, current=D(0))
+    seen = observe(
+        account=(stands("0.06"), held("0.16")), history=(deal("0.20", magic=0), deal("-0.04", 800, ORDER_TAG)),
+        trades=(PLACED,), orders={800: known} if skipped else {}, remembered={ORDER_TAG: known} if skipped else {},
+    )  # fmt: skip
+    assert (news(seen), parts(seen), seen.foreign) == ([], [(7, "0.06")], {"EURUSD": D("0.20")})
+
+
+def test_what_a_standing_order_has_filled_does_not_hide_a_copy_that_nobody_told_of() -> None:
+    history = (*DEALS, deal("-0.04", 800, ORDER_TAG))
+    seen = observe(
+        copy(1, lots="0.30"), account=(stands("0.06"), held("0.16")), history=history, trades=(SHORT, PLACED)
+    )
+    assert sorted(parts(seen)) == [(2, "0.10"), (7, "0.06")]
+    assert (news(seen), seen.foreign) == ([], {})
+
+
 def test_beside_a_pending_order_that_is_known_a_position_is_taken_up_with_all_its_legs() -> None:
     leg = deal("0.10", comment=tag_of(("master_user", Kind.POSITION, 1, 3)))
     deals = (deal("0.20", comment=TAGS[1]), leg)

@@ -268,11 +268,8 @@ def taken_up(
     for thing in free:  # an order at market of a copy that is known may be there too: it is being filled bit by bit
         known = remembered.get(thing.identifier)
         key, held = tags.get(thing.comment, (None, None))
-        filled = held is not None and held.order and held.trade.kind is Kind.POSITION
-        if held is not None and filled and isinstance(thing, Order) and thing.action.kind is Kind.ORDER:
-            # The master's order has filled, ours stands: it is still the copy of the order, whose heir the position is.
-            of_order = replace(held.trade, kind=Kind.ORDER, ticket=held.order, volume=thing.initial_volume)
-            held = replace(held, trade=of_order, leg=0, order=0, of_lots=None)
+        if held is not None and isinstance(thing, Order) and thing.action.kind is Kind.ORDER:
+            held = _of_its_order(held, thing)
             key = held.key
         if known is not None and known.state is State.SKIPPED and known.key == key and key[:3] not in followed:
             known = None  # with the other legs of its trade that are there
@@ -285,6 +282,15 @@ def taken_up(
         elif known is None or isinstance(thing, Position) or thing.action.kind is Kind.ORDER:
             strangers.append(thing)
     return again, adopted, strangers
+
+
+def _of_its_order(held: Held, order: Order) -> Held:
+    """What a pending order that stands is the copy of: also when the master's has filled it is that of his order, whose
+    heir the position is."""
+    if held.trade.kind is Kind.ORDER or not held.order:
+        return held
+    trade = replace(held.trade, kind=Kind.ORDER, ticket=held.order, volume=order.initial_volume)
+    return replace(held, trade=trade, leg=0, order=0, of_lots=None)
 
 
 def tagged(books: Mapping[CopyKey, Held], comments: Iterable[str]) -> dict[str, tuple[CopyKey, Held]]:

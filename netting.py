@@ -272,11 +272,16 @@ def _is_torn(reading: Reading, deals: Iterable[Deal]) -> bool:
 
 
 def _has_unknown_tags(deals: Iterable[Deal], tags: Mapping[str, Copy], magic: int) -> bool:
+    own = [deal for deal in deals if deal.magic == magic]
+    return any(is_tag(comment) and comment not in tags for comment in _by_comment(own))
+
+
+def _by_comment(deals: Iterable[Deal]) -> dict[str, Decimal]:
+    """The lots that the deals with each comment have left, below 0 when they are sold; without those that left none."""
     lots: dict[str, Decimal] = {}
     for deal in deals:
-        if deal.magic == magic and is_tag(deal.comment) and deal.comment not in tags:
-            lots[deal.comment] = lots.get(deal.comment, NOTHING) + (deal.volume if deal.buys else -deal.volume)
-    return any(lots.values())
+        lots[deal.comment] = lots.get(deal.comment, NOTHING) + (deal.volume if deal.buys else -deal.volume)
+    return {comment: left for comment, left in lots.items() if left}
 
 
 def _proven(look: Look, symbol: str, lots: Decimal, copies: Iterable[Copy]) -> bool:
@@ -586,10 +591,7 @@ def _adopted(
 ) -> list[tuple[Held, Position]] | None:
     """The copies of which a position consists, by the comments of its deals, for a ledger that was lost. None when they
     do not add up to it, or it has begun before."""
-    lots: dict[str, Decimal] = {}
-    for deal in deals:
-        lots[deal.comment] = lots.get(deal.comment, NOTHING) + (deal.volume if deal.buys else -deal.volume)
-    lots = {comment: left for comment, left in lots.items() if left}
+    lots = _by_comment(deals)
     known = tagged(books, lots)
     known |= {comment: host for comment in lots if comment not in known and (host := _grown_by(comment, known, lots))}
     ended = {tag for tag, copy in look.tags.items() if copy.state is not State.SKIPPED}

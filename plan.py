@@ -267,9 +267,8 @@ def _exact_share(copy: Copy, known: Known, step: Decimal) -> Decimal:
     if copy.state in LIVE:
         own = min(copy.exact, copy.volume + step)  # less when it was filled in part
         leg_before = (*copy.key[:3], copy.leg - 1)
-        if (
-            copy.leg and leg_before not in known.copies and leg_before in known.books
-        ):  # what that has left over is in it
+        undecided = leg_before in known.books and leg_before not in known.copies
+        if copy.leg and undecided:  # what that has left over is in this one
             over = max(copy.volume + copy.rest - copy.exact, NOTHING)
             return own * known.books[copy.key].trade.volume / copy.master_volume + over
     elif copy.reason == Reason.VOLUME_TOO_SMALL:

@@ -135,7 +135,7 @@ class Sender:
         self._failures = 0
         self._broker_clock = BrokerClock(max(WATCHED_S, 2 * config.poll_ms / 1000))
         self._server_clock = RemoteClock(SERVER_CLOCK_WINDOW_S)
-        self._wall_ahead = clock.time() - clock.monotonic()
+        self._wall_ahead = clock.time() - clock.monotonic()  # of the monotonic clock, s, at the last poll
         self._measured_at = 0.0  # monotonic: when the ages were
         self._market_watch: set[str] | None = None
         self._last_good: float | None = None
@@ -172,7 +172,8 @@ class Sender:
 
         Raises `ConnectionLost`, `Superseded`, `LedgerError`.
         """
-        now, ahead = self._clock.monotonic(), self._clock.time() - self._clock.monotonic()
+        now = self._clock.monotonic()
+        ahead = self._clock.time() - now
         if abs(ahead - self._wall_ahead) > CLOCKS_AGREE_S:
             self._forget_times()
         self._wall_ahead = ahead

@@ -50,7 +50,8 @@ from bodies import (
 )
 from budget import Budget
 from config import is_loopback
-from db import ANY_SESSION, LastAdmin, NameTaken, Store, Unavailable
+from database import Unavailable
+from db import ANY_SESSION, Store
 from hub import TRY_LATER, Connection, Hub, change_message, view_of
 from records import Clock, Outcome, Post, Role, User
 from signals import (
@@ -77,6 +78,7 @@ from signals import (
     trade_from_sender,
     whole,
 )
+from users import LastAdmin, NameTaken
 from version import VERSION
 from webserver import GIVE_SOCKET_TO, SECURITY_HEADERS
 

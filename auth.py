@@ -23,7 +23,8 @@ import jwt
 from werkzeug.security import check_password_hash, generate_password_hash
 
 import windows
-from db import Store, Unusable
+from database import Unusable
+from db import Store
 from records import Attempt, Attempted, Limit, User
 from signals import Check
 

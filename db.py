@@ -1,52 +1,26 @@
-"""The server's memory: users, their settings, the masters' books, the log of every change, the copiers' reports.
+"""The server's memory: the masters' books, the log of every change, the copiers' reports; with `users.py`, the users.
 
-All SQL of the server is here, one named operation for each thing the program means. An operation that writes is one
-transaction: when it returns, what it did is on the disk (`synchronous=FULL`); when it raises, nothing was done. It
-never sends anything: what was stored is handed back, and told to the followers by others.
-
-One connection under one lock, because SQLite before 3.51.3 can damage a WAL file that two busy connections share.
+All SQL of the server is here, in `users.py` and in `database.py`, one named operation for each thing the program means.
+Nothing is ever sent from here: what was stored is handed back, and told to the followers by others.
 """
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 import json
 import logging
-import os
 import secrets
-import sqlite3
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
-from onelock import Locked, lock
-from records import (
-    NO_CONFIG,
-    Attempt,
-    Attempted,
-    Clock,
-    Entry,
-    Limit,
-    Master,
-    Outcome,
-    Post,
-    Role,
-    Sender,
-    User,
-    UserConfig,
-    refusal,
-    wrong_field,
-)
-from safety import Copying
+from records import Entry, Master, Outcome, Post, Sender, User, refusal, wrong_field
+from rows import COLUMNS, as_stored, entry_of, text, trade_of
 from signals import (
     FIRST_SERVER_TICKET,
     NOTHING,
-    Action,
     Change,
     ChangeType,
     Increase,
@@ -59,402 +33,17 @@ from signals import (
     differs,
     encode,
 )
+from users import Users
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION: Final = 6
-APPLICATION_ID: Final = 0x41494254  # "AIBT": tells the server's database from any other SQLite file
 OFFLINE_AFTER_MS: Final = 15_000  # a master whose sender has not reported its book for this long is offline
-# A file of up to this many bytes is checked whole at the start, in a tenth of a second. Of a larger one only what every
-# change is made from: to read logs of 1,000,000 changes takes a second from memory and many from a disk, while the
-# followers wait. `PRAGMA integrity_check` in the sqlite3 program, on a copy, checks the rest.
-CHECKED_WHOLE: Final = 64 << 20
-CHECKED_TABLES: Final = ("state", "starts", "users", "configs", "senders", "trades")
 ANY_SESSION: Final = ""  # begin a session whatever was before
-ATTEMPTS_KEPT_MS: Final = 3_600_000  # no limit of `auth.py` looks further back
-ADDRESSES_KEPT_MS: Final = 90 * 86_400_000
 ACCOUNTS_SHOWN_MS: Final = 30 * 86_400_000
-STARTS_KEPT: Final = 20  # a follower that was away for more of them waits for the masters' next report
-SCHEMA_FILE: Final = Path(__file__).resolve().parent / "schema.sql"
-
-# Conditions that pass or that an operator can mend while the server runs: full disk, busy file, failed read or write.
-_PASSING: Final = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-    }
-)
 
 
-class Unavailable(Exception):
-    """The database cannot do it now (disk full, file locked, I/O error); nothing was changed."""
-
-
-class Unusable(Exception):
-    """The database file cannot be used at all; the text tells the operator why."""
-
-
-class NameTaken(Exception):
-    """There is a user of that name already, in whatever upper or lower case."""
-
-
-class LastAdmin(Exception):
-    """The change would leave nobody who can administer the server."""
-
-
-class Store:
-    """One open database. Every method may be called from any thread; `Unavailable` may come out of every one."""
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        clock: Clock,
-        *,
-        guest: bool = False,
-        connect: Callable[..., sqlite3.Connection] = sqlite3.connect,
-    ) -> None:
-        """Open the file, or make it. Raises `Unusable`.
-
-        A `guest` works on a file that a running server may have open. `connect` opens the database. Raises
-        `Unavailable` when the start cannot be written down (disk full).
-        """
-        self._clock = clock
-        self._lock = threading.RLock()
-        self._closed = False
-        self.path = Path(path)
-        try:
-            self.path.touch(mode=0o600)  # before SQLite makes it with more rights; the WAL inherits them
-            self._db = connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
-        except (OSError, sqlite3.Error) as error:
-            raise Unusable(f"the database {self.path} cannot be opened: {error}") from error
-        try:
-            self._db.row_factory = sqlite3.Row
-            self._prepare()
-            if guest:  # leave the tidying of the WAL to the server: see the top of this file
-                self._db.execute("PRAGMA wal_autocheckpoint = 0")
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise Unusable(f"the database {self.path} cannot be used: {error}") from error
-        except Unusable:
-            self._db.close()
-            raise
-        row = self._db.execute("SELECT epoch, clock FROM state").fetchone()
-        self.epoch: str = row["epoch"]
-        wall = int(clock.time() * 1000)
-        if wall < row["clock"]:
-            log.warning(
-                "the computer's clock is %.1f s behind the newest time in the database; the server's does not go back",
-                (row["clock"] - wall) / 1000,
-            )
-        self._started_ms = max(wall, int(row["clock"]))
-        self._started = clock.monotonic()
-        try:
-            self.starts: tuple[tuple[str, int], ...] = () if guest else self._record_start()
-        except Unavailable:
-            self._db.close()
-            raise
-        self._data_version = self._data_version_now()
-
-    def _record_start(self) -> tuple[tuple[str, int], ...]:
-        """(run, last seq then) of the last starts, this one at the end."""
-        with self._writing():
-            self._db.execute("INSERT INTO starts (run, seq) VALUES (?, ?)", (secrets.token_hex(8), self.last_seq()))
-            self._db.execute("DELETE FROM starts WHERE number <= (SELECT max(number) FROM starts) - ?", (STARTS_KEPT,))
-            rows = self._all("SELECT run, seq FROM starts ORDER BY number")
-        return tuple((row["run"], row["seq"]) for row in rows)
-
-    def _prepare(self) -> None:
-        db = self._db
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        kind = db.execute("PRAGMA application_id").fetchone()[0]
-        empty = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
-        if not empty and kind != APPLICATION_ID:
-            raise Unusable(f"{self.path} is not a database of this server")
-        if not empty and version != SCHEMA_VERSION:
-            raise Unusable(
-                f"the database {self.path} has schema version {version}, this program needs {SCHEMA_VERSION}: "
-                "use the program version that made it, or another file"
-            )
-        size = db.execute("PRAGMA page_count").fetchone()[0] * db.execute("PRAGMA page_size").fetchone()[0]
-        for what in ("1",) if size <= CHECKED_WHOLE else CHECKED_TABLES:
-            found = db.execute(f"PRAGMA quick_check({what})").fetchone()[0]
-            if found != "ok":
-                raise Unusable(f"the database {self.path} is damaged ({found}): restore a backup")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA foreign_keys = ON")
-        if empty:
-            self._create()
-
-    def _create(self) -> None:
-        now = int(self._clock.time() * 1000)
-        schema = SCHEMA_FILE.read_text(encoding="utf-8")
-        self._db.executescript(
-            f"BEGIN IMMEDIATE; {schema}\n"
-            f"INSERT INTO state VALUES (1, '{secrets.token_hex(8)}', {now}, {FIRST_SERVER_TICKET});"
-            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
-        log.info("database: %s created", self.path)
-
-    def back_up(self, path: str | os.PathLike[str]) -> None:
-        """Write the database as it is now into a file that is not there yet. Raises `Unusable`."""
-        copy = Path(path)
-        try:
-            copy.touch(mode=0o600, exist_ok=False)
-        except OSError as error:
-            raise Unusable(f"{copy} cannot be made: {error.strerror}") from error
-        try:
-            with self._lock, self._passing_errors():
-                self._db.execute("VACUUM INTO ?", (str(copy),))
-            with contextlib.closing(sqlite3.connect(copy)) as written:
-                found = written.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise Unusable(f"the copy {copy} is damaged ({found})")
-            with open(copy, "rb+") as file:
-                os.fsync(file.fileno())
-        except BaseException:
-            copy.unlink(missing_ok=True)
-            raise
-
-    def close(self) -> None:
-        """Later calls raise `Unavailable`."""
-        with self._lock:
-            self._closed = True
-            self._db.close()
-
-    # --- time and transactions ---------------------------------------------------------------------------------------
-
-    def now_ms(self) -> int:
-        """UTC ms that never go back: not when the computer's clock is set, and not over a restart.
-
-        The wall clock is asked once, at the start; so a clock that jumps can never make an old trade look young.
-        """
-        return self._started_ms + int((self._clock.monotonic() - self._started) * 1000)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[int]:
-        """One transaction; gives the time to store in it."""
-        with self._lock, self._passing_errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                before = self._db.total_changes
-                now = self.now_ms()
-                yield now
-                if self._db.total_changes != before:
-                    self._db.execute("UPDATE state SET clock = max(clock, ?)", (now,))
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _passing_errors(self) -> Iterator[None]:
-        if self._closed:
-            raise Unavailable("the database is closed")
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            # The low byte is the primary code; the rest only details it.
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING:
-                raise Unavailable(f"the database does not take it now: {error}") from error
-            raise
-
-    def _all(self, sql: str, *values: Any) -> list[sqlite3.Row]:
-        with self._lock, self._passing_errors():
-            return self._db.execute(sql, values).fetchall()
-
-    def _one(self, sql: str, *values: Any) -> sqlite3.Row | None:
-        rows = self._all(sql, *values)
-        return rows[0] if rows else None
-
-    def _data_version_now(self) -> int:
-        return int(self._all("PRAGMA data_version")[0][0])
-
-    def changed_elsewhere(self) -> bool:
-        """Whether another process (adduser, passwd) has written to the database since the last call."""
-        found = self._data_version_now()
-        changed, self._data_version = found != self._data_version, found
-        return changed
-
-    def check(self) -> None:
-        """Raises `Unavailable` when the database does not answer."""
-        self._all("SELECT epoch FROM state")
-
-    def last_seq(self) -> int:
-        return int(self._all("SELECT coalesce(max(seq), 0) FROM signals")[0][0])
-
-    # --- users -------------------------------------------------------------------------------------------------------
-
-    def user_named(self, username: str) -> User | None:
-        return _user(self._one("SELECT * FROM users WHERE username = ?", username))
-
-    def user(self, user_id: int) -> User | None:
-        return _user(self._one("SELECT * FROM users WHERE id = ?", user_id))
-
-    def has_admin(self) -> bool:
-        return self._one("SELECT 1 FROM users WHERE role = 'admin' LIMIT 1") is not None
-
-    def users(self, after: int = 0, limit: int = 1_000_000) -> list[User]:
-        """Users in the order of their making, from the one after the id `after`."""
-        rows = self._all("SELECT * FROM users WHERE id > ? ORDER BY id LIMIT ?", after, limit)
-        return [_user_of(row) for row in rows]
-
-    def add_user(self, username: str, password: str, role: Role, active: bool = True) -> User:
-        """`password` is a hash. Raises `NameTaken`."""
-        with self._writing() as now:
-            if self.user_named(username):
-                raise NameTaken(username)
-            self._db.execute(
-                "INSERT INTO users (username, password, role, active, created_at) VALUES (?, ?, ?, ?, ?)",
-                (username, password, role, active, now),
-            )
-            user = self.user_named(username)
-        log.info("database: user %s added as %s%s", username, role, "" if active else ", not active yet")
-        assert user is not None  # noqa: S101 - inserted in this very transaction
-        return user
-
-    def change_user(
-        self,
-        username: str,
-        *,
-        active: bool | None = None,
-        role: Role | None = None,
-        password: str | None = None,
-        expires_at: int | None = None,
-        never_expires: bool = False,
-    ) -> User | None:
-        """Change what is given; None when there is no such user. Raises `LastAdmin`.
-
-        A new password (a hash), another role or a deactivation ends every token of the user.
-        """
-        with self._writing() as now:
-            user = self.user_named(username)
-            if user is None:
-                return None
-            changed = replace(
-                user,
-                active=user.active if active is None else active,
-                role=role or user.role,
-                password=password or user.password,
-                expires_at=None if never_expires else expires_at if expires_at is not None else user.expires_at,
-            )
-            if password or changed.role is not user.role or (user.active and not changed.active):
-                changed = replace(changed, token_version=user.token_version + 1)
-            self._db.execute(
-                """UPDATE users SET active = ?, role = ?, password = ?, expires_at = ?, token_version = ?
-                   WHERE id = ?""",
-                (changed.active, changed.role, changed.password, changed.expires_at, changed.token_version, user.id),
-            )
-            admins = self._all(
-                """SELECT 1 FROM users WHERE role = 'admin' AND active = 1
-                   AND (expires_at IS NULL OR expires_at > ?)""",
-                now,
-            )
-            if not admins:
-                raise LastAdmin
-        said = [
-            f"active: {changed.active}" if active is not None else "",
-            f"role: {changed.role}" if role else "",
-            "password" if password else "",
-            f"expires_at: {changed.expires_at}" if expires_at is not None or never_expires else "",
-        ]
-        log.info("database: user %s changed: %s", user.username, ", ".join(filter(None, said)))
-        return changed
-
-    def renew_hash(self, user: User, password: str) -> None:
-        """Store another hash of the same password: nothing ends by it."""
-        with self._writing():
-            self._db.execute(
-                "UPDATE users SET password = ? WHERE id = ? AND password = ?", (password, user.id, user.password)
-            )
-
-    # --- the brake on guessing ---------------------------------------------------------------------------------------
-
-    def attempt(self, what: Attempted, account: str, address: str, limits: Sequence[Limit]) -> Attempt | int:
-        """Count an attempt, if the limits allow one now; else the ms to wait."""
-        with self._writing() as now:
-            known = self._one("SELECT 1 FROM known_addresses WHERE account = ? AND address = ?", account, address)
-            wait = 0
-            for limit in limits:
-                if limit.spares_known and known:
-                    continue
-                conditions: dict[str, Any] = {"what = ?": what, "at > ?": now - limit.seconds * 1000}
-                if limit.of_account:
-                    conditions["account = ?"] = account
-                if limit.of_address:
-                    conditions["address = ?"] = address
-                oldest = self._one(
-                    f"SELECT at FROM attempts WHERE {' AND '.join(conditions)} "  # noqa: S608 - words of our own
-                    "ORDER BY at DESC LIMIT 1 OFFSET ?",
-                    *conditions.values(),
-                    limit.most - 1,
-                )
-                if oldest is not None:
-                    wait = max(wait, oldest["at"] + limit.seconds * 1000 - now)
-            if wait:
-                return wait
-            self._db.execute("DELETE FROM attempts WHERE at <= ?", (now - ATTEMPTS_KEPT_MS,))
-            cursor = self._db.execute(
-                "INSERT INTO attempts (at, what, account, address) VALUES (?, ?, ?, ?)", (now, what, account, address)
-            )
-            number = cursor.lastrowid
-        assert number is not None  # noqa: S101 - an INSERT has just been made
-        return Attempt(number, known is not None)
-
-    def forget_attempt(self, number: int) -> None:
-        with self._writing():
-            self._db.execute("DELETE FROM attempts WHERE number = ?", (number,))
-
-    def attempt_succeeded(self, number: int, account: str, address: str) -> None:
-        with self._writing() as now:
-            self._db.execute("DELETE FROM attempts WHERE number = ?", (number,))
-            self._db.execute("DELETE FROM known_addresses WHERE seen_at <= ?", (now - ADDRESSES_KEPT_MS,))
-            self._db.execute(
-                """INSERT INTO known_addresses (account, address, seen_at) VALUES (?, ?, ?)
-                   ON CONFLICT (account, address) DO UPDATE SET seen_at = excluded.seen_at""",
-                (account, address, now),
-            )
-
-    # --- settings of users -------------------------------------------------------------------------------------------
-
-    def config_of(self, user_id: int) -> UserConfig:
-        row = self._one("SELECT * FROM configs WHERE user_id = ?", user_id)
-        if row is None:
-            return NO_CONFIG
-        follow = None if row["follow"] is None else tuple(json.loads(row["follow"]))
-        return UserConfig(decode(row["trade_copy"]), Copying(row["copying"]), follow)
-
-    def copier_since(self, client: User, ledger: str) -> int:
-        """A copier with this ledger has connected. UTC ms since when no other one of the client was. Raises
-        `Unavailable`."""
-        row = self._one("SELECT * FROM copiers WHERE client_id = ?", client.id)
-        if row is not None and row["ledger"] == ledger:
-            return int(row["since"])
-        with self._writing() as now:
-            self._db.execute("INSERT OR REPLACE INTO copiers VALUES (?, ?, ?)", (client.id, ledger, now))
-        return now
-
-    def set_config(self, user: User, config: UserConfig) -> None:
-        with self._writing() as now:
-            self._db.execute(
-                """INSERT INTO configs (user_id, trade_copy, copying, follow, changed_at) VALUES (?, ?, ?, ?, ?)
-                   ON CONFLICT (user_id) DO UPDATE SET trade_copy = excluded.trade_copy, copying = excluded.copying,
-                   follow = excluded.follow, changed_at = excluded.changed_at""",
-                (
-                    user.id,
-                    encode(config.trade_copy),
-                    config.copying,
-                    None if config.follow is None else json.dumps(config.follow),
-                    now,
-                ),
-            )
-        log.info("database: settings of %s stored, copying %s", user.username, config.copying)
+class Store(Users):
+    """Everything that the server keeps."""
 
     # --- reading books and log ---------------------------------------------------------------------------------------
 
@@ -486,7 +75,7 @@ class Store:
                ORDER BY master_id, ticket, kind""",
             _names(follow),
         )
-        return [_trade(row, row["username"]) for row in rows]
+        return [trade_of(row, row["username"]) for row in rows]
 
     def sender_of(self, master_id: int) -> Sender | None:
         row = self._one("SELECT * FROM senders WHERE master_id = ?", master_id)
@@ -517,7 +106,7 @@ class Store:
             rows = list(itertools.islice(heapq.merge(*parts, key=lambda row: row["seq"]), limit))
             for part in parts:
                 part.close()
-        return [_entry(row) for row in rows]
+        return [entry_of(row) for row in rows]
 
     # --- changing books ----------------------------------------------------------------------------------------------
 
@@ -736,7 +325,7 @@ class Store:
 
     def _book_of(self, master: User) -> list[Trade]:
         rows = self._all("SELECT * FROM trades WHERE master_id = ?", master.id)
-        return [_trade(row, master.username) for row in rows]
+        return [trade_of(row, master.username) for row in rows]
 
     def _find(self, master: User, ticket: int, kind: Kind | None) -> Trade | None:
         """The trade in the book; of a position and an order under one ticket the position, unless `kind` says."""
@@ -747,7 +336,7 @@ class Store:
             ticket,
             kind,
         )
-        return None if row is None else _trade(row, master.username)
+        return None if row is None else trade_of(row, master.username)
 
     def _last_entry(self, master: User, ticket: int, kind: Kind | None) -> int | None:
         row = self._one(
@@ -792,10 +381,10 @@ class Store:
                 change.type,
                 trade.kind,
                 trade.ticket,
-                json.dumps({name: _stored(trade, name) for name in _COLUMNS}),
-                _text(change.remaining),
-                _text(close_price),
-                _text(profit),
+                json.dumps({name: as_stored(trade, name) for name in COLUMNS}),
+                text(change.remaining),
+                text(close_price),
+                text(profit),
                 detected_at,
             ),
         )
@@ -812,9 +401,9 @@ class Store:
 
     def _put(self, master: User, trade: Trade) -> None:
         self._db.execute(
-            f"INSERT OR REPLACE INTO trades (master_id, {', '.join(_COLUMNS)}) "  # noqa: S608 - names of our own
-            f"VALUES (?{', ?' * len(_COLUMNS)})",
-            (master.id, *(_stored(trade, name) for name in _COLUMNS)),
+            f"INSERT OR REPLACE INTO trades (master_id, {', '.join(COLUMNS)}) "  # noqa: S608 - names of our own
+            f"VALUES (?{', ?' * len(COLUMNS)})",
+            (master.id, *(as_stored(trade, name) for name in COLUMNS)),
         )
 
     # --- reports of the copiers --------------------------------------------------------------------------------------
@@ -897,95 +486,8 @@ def _whose(client: str | None, master: str | None) -> tuple[str, list[str]]:
     return "".join(f" AND {condition}" for condition in given), [*given.values()]
 
 
-# --- rows and objects ------------------------------------------------------------------------------------------------
-
-_DECIMALS: Final = ("volume", "initial_volume", "price", "stoplimit", "sl", "tp", "contract_size", "point")
-_COLUMNS: Final = (
-    "kind",
-    "ticket",
-    "source",
-    "symbol",
-    "action",
-    *_DECIMALS,
-    "expiration",
-    "magic",
-    "comment",
-    "digits",
-    "opened_at",
-    "increase",
-)
-
-
-def _stored(trade: Trade, name: str) -> Any:
-    """A field of a trade as a row holds it."""
-    value = getattr(trade, name)
-    if name == "increase":
-        return (
-            None
-            if value is None
-            else json.dumps({**asdict(value), "volume": str(value.volume), "price": str(value.price)})
-        )
-    return str(value) if name in _DECIMALS or name == "magic" else value
-
-
-def _text(value: Decimal | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def _number(value: str | None) -> Decimal | None:
-    return None if value is None else Decimal(value)
-
-
 def _names(follow: frozenset[str] | None) -> str | None:
     return None if follow is None else json.dumps(sorted(follow))
-
-
-def _trade(row: sqlite3.Row | Mapping[str, Any], master: str) -> Trade:
-    return Trade(
-        ticket=row["ticket"],
-        kind=Kind(row["kind"]),
-        symbol=row["symbol"],
-        action=Action(row["action"]),
-        **{name: Decimal(row[name]) for name in _DECIMALS},
-        expiration=row["expiration"],
-        magic=int(row["magic"]),
-        comment=row["comment"],
-        digits=row["digits"],
-        opened_at=row["opened_at"],
-        master=master,
-        source=Source(row["source"]),
-        increase=_increase_of(row["increase"]),
-    )
-
-
-def _increase_of(stored: str | None) -> Increase | None:
-    if stored is None:
-        return None
-    found = json.loads(stored)
-    return Increase(**{**found, "volume": Decimal(found["volume"]), "price": Decimal(found["price"])})
-
-
-def _entry(row: sqlite3.Row) -> Entry:
-    trade = _trade(json.loads(row["trade"]), row["username"])
-    change = Change(ChangeType(row["type"]), trade, _number(row["remaining"]))
-    return Entry(row["seq"], row["at"], change, _number(row["close_price"]), _number(row["profit"]), row["detected_at"])
-
-
-def _user(row: sqlite3.Row | None) -> User | None:
-    return None if row is None else _user_of(row)
-
-
-def _user_of(row: sqlite3.Row) -> User:
-    return User(
-        row["id"],
-        row["username"],
-        row["password"],
-        Role(row["role"]),
-        bool(row["active"]),
-        row["token_version"],
-        row["created_at"],
-        row["expires_at"],
-    )
 
 
 def _older(age_ms: int | None, as_of: int | None, now: int) -> int | None:
@@ -1037,19 +539,3 @@ def _log_entries(entries: Sequence[Entry]) -> None:
             trade.master,
             left,
         )
-
-
-# --- one server per database -----------------------------------------------------------------------------------------
-
-
-def hold(path: Path) -> IO[bytes]:
-    """Lock a file for as long as the answer is open (the system gives it back when the process ends, however it ends).
-
-    Raises `Unusable` when another process holds it: two servers on one database would number changes twice.
-    """
-    try:
-        return lock(path)
-    except Locked as error:
-        raise Unusable(f"another server is using this database ({error})") from error
-    except OSError as error:
-        raise Unusable(f"{path} cannot be written: {error}") from error

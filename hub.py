@@ -19,7 +19,8 @@ from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from budget import Budget
-from db import Store, Unavailable
+from database import Unavailable
+from db import Store
 from records import Clock, Entry, Master, Outcome, Role, User, UserConfig
 from safety import Sizing, wanted_volume
 from signals import BadJson, ChangeType, Trade, decode, encode, trade_for_client

@@ -1,4 +1,5 @@
--- The server's database. db.py holds every statement that touches it and sets the schema's version (PRAGMA user_version).
+-- The server's database. db.py and users.py hold every statement about what is in it; database.py makes it, and sets the
+-- schema's version (PRAGMA user_version).
 --
 -- Times are UTC milliseconds of the server's own clock, which never goes back. Lots and prices are the text of exact
 -- decimal numbers, because binary fractions lose steps.

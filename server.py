@@ -33,10 +33,12 @@ from api import Registration, Settings, create_app
 from auth import PASSWORD, Passwords, network_of, read_secret
 from config import is_loopback
 from console import LOG_BYTES, LOG_FILES, owners_alone
-from db import NameTaken, Store, Unavailable, Unusable, hold
+from database import Unavailable, Unusable, hold
+from db import Store
 from hub import Hub
 from records import Role
 from signals import USERNAME
+from users import NameTaken
 from version import VERSION
 from webserver import MOST_CONNECTIONS, MOST_FROM_ADDRESS, CannotListen, WebServer
 from windows import keeping_window_open

@@ -332,7 +332,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "told although not stored",
         (
             (
-                "db.py",
+                "database.py",
                 'self._db.execute("UPDATE state SET clock = max(clock, ?)", (now,))\n'
                 '                self._db.execute("COMMIT")',
                 'self._db.execute("UPDATE state SET clock = max(clock, ?)", (now,))\n'
@@ -349,7 +349,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "server's time by the wall clock",
         (
             (
-                "db.py",
+                "database.py",
                 "return self._started_ms + int((self._clock.monotonic() - self._started) * 1000)",
                 "return int(self._clock.time() * 1000)",
             ),

@@ -42,7 +42,8 @@ from api_client import Api, ApiDown, ApiRefused
 from config import ApiSettings, ClientConfig, Module, Mt5Settings, SenderConfig
 from copier import Copier
 from copies import Copy
-from db import Store, Unavailable, Unusable
+from database import Unavailable, Unusable
+from db import Store
 from hub import Hub
 from ledger import CopierLedger, Ledger, LedgerError, SenderLedger
 from link import FIRST_BOOK_S, SILENCE_S, Heard, Inbox, Listener, Lost, Reporter

@@ -260,7 +260,7 @@ def serving(
     running = Serving(store, hub, server.url, Tokens(SECRET, store, token_seconds))
     logged = Logged()
     logging.getLogger().addHandler(logged)
-    for name in ("api", "auth", "db", "hub", "webserver", "wire"):
+    for name in ("api", "auth", "database", "db", "hub", "users", "webserver", "wire"):
         logging.getLogger(name).setLevel(logging.DEBUG)
     try:
         yield running

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from server_kit import ACCOUNT, HandClock, trade
 
-from db import CHECKED_WHOLE, LastAdmin, NameTaken, Store, Unavailable, Unusable, hold
+from database import CHECKED_WHOLE, Unavailable, Unusable, hold
+from db import Store
 from records import Outcome, Post, Role, User, UserConfig
 from safety import Copying, Mode
 from signals import FIRST_SERVER_TICKET, LAST_TICKET, Action, ChangeType, Increase, Kind, Source, Trade
+from users import LastAdmin, NameTaken
 
 D = Decimal
 
@@ -110,7 +112,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path, clock: HandClock)
 def test_a_damaged_database_is_refused(
     tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch, checked_whole: int
 ) -> None:
-    monkeypatch.setattr("db.CHECKED_WHOLE", checked_whole)
+    monkeypatch.setattr("database.CHECKED_WHOLE", checked_whole)
     store = Store(tmp_path / "a.db", clock)
     for number in range(200):
         store.add_user(f"user{number}", "hash" * 50, Role.CLIENT)
@@ -136,7 +138,7 @@ def test_the_log_of_a_large_database_is_not_read_at_the_start(
     (tmp_path / "a.db").write_bytes(content[:page] + b"\xff" * 4096 + content[page + 4096 :])
     with pytest.raises(Unusable):
         Store(tmp_path / "a.db", clock)
-    monkeypatch.setattr("db.CHECKED_WHOLE", 0)
+    monkeypatch.setattr("database.CHECKED_WHOLE", 0)
     Store(tmp_path / "a.db", clock).close()
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from server_kit import ACCOUNT, FakeConnection, HandClock, trade
 
-from db import Store, Unavailable
+from database import Unavailable
+from db import Store
 from hub import Hub, View
 from records import Post, Role, User, UserConfig
 from safety import Copying, Mode

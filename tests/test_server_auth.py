@@ -22,7 +22,8 @@ from werkzeug.security import generate_password_hash
 
 import auth
 from auth import Brake, Busy, Passwords, Tokens, TooFast, network_of, read_secret
-from db import Store, Unusable
+from database import Unusable
+from db import Store
 from records import Role, User
 
 

@@ -183,6 +183,8 @@ SMALL: Final = {
 }
 EXPLAINED: Final = {
     ("B608", "db.py"): "column names and conditions of our own; values are parameters",
+    ("B608", "database.py"): "names of tables and random text of our own",
+    ("B608", "users.py"): "conditions of our own; values are parameters",
     ("B608", "ledger.py"): "column names of our own; values are parameters",
     ("B608", "growth.py"): "a number of our own",
     ("B108", "faults.py"): "temporary folders with names of their own, in memory",

@@ -17,7 +17,7 @@ import websocket
 from server_kit import ACCOUNT, ORIGINAL_SIGNAL, PASSWORD, Caller, Serving, report, serving
 
 import wire
-from db import Unavailable
+from database import Unavailable
 from records import User
 
 

@@ -1,18 +1,16 @@
-"""What the server answers: every route, who may use it, and what it does.
+"""What the server does when it is asked: a method for each route of `routes.py`.
 
-`ROUTES` is the one table of methods, paths and roles. A body is checked whole (exact field names, types, ranges) before
-anything happens; what is stored is in `db.py`, what followers are told in `hub.py`.
+A body is checked whole (exact field names, types, ranges) before anything happens; what is stored is in `db.py`, what
+followers are told in `hub.py`.
 """
 
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
 import json
 import logging
 import re
-import secrets
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -20,16 +18,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
 
-from flask import Blueprint, Flask, Response, g, request
-from flask_sock import Sock
-from simple_websocket.errors import SimpleWebsocketError
-from werkzeug.exceptions import HTTPException
-from werkzeug.middleware.proxy_fix import ProxyFix
-from wsproto.utilities import RemoteProtocolError
+from flask import Response, g, request
 
-from auth import HASH_METHOD, PASSWORD, Brake, Busy, Passwords, Token, Tokens, TooFast, network_of
+from asked import Refused, Reply, bearer_token, from_loopback, page, query, token_in, websocket_token
+from auth import HASH_METHOD, PASSWORD, Brake, Busy, Passwords, Token, Tokens, network_of
 from bodies import (
     ACCOUNT,
     BOOK_LIMIT,
@@ -49,11 +42,10 @@ from bodies import (
     within,
 )
 from budget import Budget
-from config import is_loopback
 from database import Unavailable
 from db import ANY_SESSION, Store
 from hub import TRY_LATER, Connection, Hub, change_message, view_of
-from records import Clock, Outcome, Post, Role, User
+from records import Outcome, Post, Role, User
 from signals import (
     LEDGER_HEADER,
     LOTS,
@@ -65,39 +57,26 @@ from signals import (
     TRADE_OPTIONAL,
     USERNAME,
     BadField,
-    BadJson,
-    Check,
     Kind,
     boolean,
-    decode,
-    encode,
     one_of,
     or_null,
     read_fields,
     trade_for_client,
     trade_from_sender,
-    whole,
 )
 from users import LastAdmin, NameTaken
 from version import VERSION
-from webserver import GIVE_SOCKET_TO, SECURITY_HEADERS
+from webserver import GIVE_SOCKET_TO
 
 log = logging.getLogger(__name__)
 
-BODY_LIMIT: Final = 64 << 10
-LOGIN_LIMIT: Final = 4 << 10
-WEBSOCKET: Final = "/ws"
-SUBPROTOCOL: Final = "bearer"  # offered by browsers together with their token
 OPENAPI: Final = Path(__file__).resolve().parent / "openapi.json"
-PAGE: Final = 1000  # the longest list that one answer gives
 REPORTS_AT_ONCE: Final = 10_000.0  # new ones of a client: what gathers in a ledger while the server is not reached ...
 REPORTS_PER_S: Final = 5.0  # ... and in the long run, so that nobody fills the disk
 
-ANYONE: Final = None
-EVERY_ROLE: Final = frozenset(Role)
 ADMIN: Final = frozenset({Role.ADMIN})
 PUBLISHERS: Final = frozenset({Role.MASTER, Role.ADMIN})
-CLIENT: Final = frozenset({Role.CLIENT})
 
 
 class Registration(StrEnum):
@@ -124,23 +103,6 @@ class Adopter(Protocol):
     """Who takes over sockets that have become WebSockets (`wire.SocketThreads`)."""
 
     def adopt(self, sock: socket.socket, peer: str, early: bytes, listener: Hub) -> Connection: ...
-
-
-class Refused(Exception):
-    """The answer is an error."""
-
-    def __init__(self, status: int, code: str, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.retry_after = retry_after
-
-
-Reply = tuple[int, dict[str, Any]]
-
-
-# --- the handlers ----------------------------------------------------------------------------------------------------
 
 
 class Api:
@@ -172,11 +134,10 @@ class Api:
             return None
         return user, found
 
-    def may_send_much(self, path: str, authorization: str) -> bool:
-        """Whether a long body is worth reading, by its token's signature and time alone. The rest comes later."""
+    def is_signed(self, authorization: str) -> bool:
+        """Whether the token in it is one of this server's, by signature and time alone."""
         token = token_in(authorization)
-        takes_much = any(route.path == path and route.limit > BODY_LIMIT for route in ROUTES)
-        return takes_much and token is not None and self._tokens.read(token) is not None
+        return token is not None and self._tokens.read(token) is not None
 
     def caller(self, token: str | None, roles: frozenset[Role]) -> tuple[User, Token]:
         found = self.user_of(token) if token else None
@@ -577,295 +538,3 @@ def _is_websocket_key(key: str) -> bool:
         return len(base64.b64decode(key, validate=True)) == 16
     except ValueError:
         return False
-
-
-# --- requests --------------------------------------------------------------------------------------------------------
-
-
-def bearer_token() -> str | None:
-    return token_in(request.headers.get("Authorization", ""))
-
-
-def token_in(authorization: str) -> str | None:
-    scheme, _, token = authorization.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
-
-
-def websocket_token() -> str | None:
-    """The token of a WebSocket handshake.
-
-    A browser cannot set Authorization; it offers the subprotocols "bearer" and the token itself.
-    """
-    offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-    if "Authorization" not in request.headers and len(offered) == 2 and offered[0] == SUBPROTOCOL:
-        return offered[1]
-    return bearer_token()
-
-
-def from_loopback() -> bool:
-    """Whether the caller is a program on this computer, and not somebody behind a proxy on it."""
-    if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
-        return False
-    return is_loopback(request.remote_addr or "")
-
-
-def refuse_foreign_pages(local: bool) -> None:
-    """A browser says whose page it is that asks. Pages of other sites may not, nor, on a server for this computer only,
-    one whose site's name was made to lead here (DNS rebinding): its GET names no page, but the host as it knows it."""
-    if local and not is_loopback(urlsplit(f"//{request.host}").hostname or ""):
-        raise Refused(
-            403,
-            "foreign_host",
-            "this server is for this computer only, by the name localhost or its address; behind a proxy it is started "
-            "with --behind-proxy",
-        )
-    origin = request.headers.get("Origin")
-    if origin is None:  # no browser, or a page that may not read the answer and has no token
-        return
-    site = origin.partition("://")[2].lower()
-    if site != request.host.lower():
-        raise Refused(403, "foreign_origin", "pages of other sites may not use this server")
-
-
-def query(checks: Mapping[str, Check]) -> dict[str, Any]:
-    """The checked parameters of the URL. Raises `BadField`."""
-    given = request.args.to_dict(flat=False)
-    if any(len(values) > 1 for values in given.values()):
-        raise BadField(next(name for name, values in given.items() if len(values) > 1), "is given twice")
-    return read_fields({name: values[0] for name, values in given.items()}, {}, checks)
-
-
-def digits(check: Check) -> Check:
-    """For the URL, where every value is text."""
-
-    def checked(value: Any) -> Any:
-        return check(int(value) if re.fullmatch(r"[0-9]{1,18}", value) else None)
-
-    return checked
-
-
-def page() -> tuple[int, int]:
-    found = query({"after": digits(whole(0, 2**62)), "limit": digits(whole(1, PAGE))})
-    return found.get("after", 0), found.get("limit", 100)
-
-
-def json_body() -> dict[str, Any]:
-    return decode(request.get_data(cache=False))
-
-
-def login_body() -> dict[str, Any]:
-    """JSON, or a form as OAuth 2 clients send it, whose other fields are passed over."""
-    if request.mimetype != "application/x-www-form-urlencoded":
-        return json_body()
-    form = request.form.to_dict(flat=False)
-    for name in ("grant_type", "scope", "client_id", "client_secret"):
-        form.pop(name, None)
-    return {name: values[0] if len(values) == 1 else values for name, values in form.items()}
-
-
-def answer_of(reply: Reply) -> Response:
-    status, content = reply
-    return Response(encode(content), status, mimetype="application/json")
-
-
-def error_answer(status: int, code: str, message: str, **more: Any) -> Response:
-    return answer_of((status, {"error": {"code": code, "message": message, **more}}))
-
-
-# --- the table of routes ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    method: str
-    path: str
-    roles: frozenset[Role] | None  # None: no token is asked for
-    handler: Callable[..., Any]
-    limit: int = BODY_LIMIT  # bytes of the body
-    body: Callable[[], dict[str, Any]] | None = json_body  # None: takes none
-
-
-ROUTES: Final = (
-    Route("POST", "/token", ANYONE, Api.log_in, LOGIN_LIMIT, login_body),
-    Route("POST", "/users/public", ANYONE, Api.register, LOGIN_LIMIT),
-    Route("POST", "/users/", ADMIN, Api.add_user, LOGIN_LIMIT),
-    Route("GET", "/users/", ADMIN, Api.users, body=None),
-    Route("PATCH", "/users/<username>", ADMIN, Api.change_user, LOGIN_LIMIT),
-    Route("POST", "/users/config", EVERY_ROLE, Api.set_config),
-    Route("GET", "/users/config", EVERY_ROLE, Api.config, body=None),
-    Route("POST", "/signal/broadcast", PUBLISHERS, Api.broadcast),
-    Route("POST", "/signal/modify", PUBLISHERS, Api.modify),
-    Route("POST", "/signal/close", PUBLISHERS, Api.close),
-    Route("PUT", "/signal/book", PUBLISHERS, Api.report_book, BOOK_LIMIT),
-    Route("GET", "/signal/book", PUBLISHERS, Api.book, body=None),
-    Route("GET", "/signals", EVERY_ROLE, Api.signals, body=None),
-    Route("POST", "/executions", CLIENT, Api.add_executions, BOOK_LIMIT),
-    Route("GET", "/executions", EVERY_ROLE, Api.executions, body=None),
-    Route("GET", "/overview", EVERY_ROLE, Api.overview, body=None),
-    Route("GET", "/health", ANYONE, Api.health, body=None),
-    Route("GET", "/metrics", ANYONE, Api.metrics, body=None),
-    Route("GET", "/openapi.json", ANYONE, Api.description, body=None),
-    Route("GET", WEBSOCKET, EVERY_ROLE, Api.no_handshake, body=None),
-)
-QUIET_PATHS: Final = frozenset({"/health", "/metrics"})
-
-
-def create_app(store: Store, hub: Hub, settings: Settings, clock: Clock, sockets: Adopter | None = None) -> Flask:
-    """The WSGI application. Without `sockets` it has no WebSocket; connections can still join the hub directly."""
-    app = Flask(__name__, static_folder=None)
-    app.url_map.strict_slashes = False
-    app.url_map.merge_slashes = False
-    api = Api(store, hub, settings)
-    app.extensions["api"] = api
-    for route in ROUTES:
-        app.add_url_rule(
-            route.path,
-            f"{route.method} {route.path}",
-            _view(api, route),
-            methods=[route.method],
-            provide_automatic_options=False,
-        )
-        if route.path == WEBSOCKET and sockets is not None:
-            # A handshake matches only rules made for WebSockets, everything else only the others.
-            app.register_blueprint(_handshakes(api, route, sockets))
-    app.config["SOCK_SERVER_OPTIONS"] = {"subprotocols": [SUBPROTOCOL], "thread_class": NoThread}
-    refuse_unlisted(app)
-    _log_requests(app, api, clock)
-    app.before_request(functools.partial(refuse_foreign_pages, settings.local))
-    _answer_errors(app)
-    if settings.behind_proxy:
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=0, x_host=0)  # type: ignore[method-assign]
-    return app
-
-
-def refuse_unlisted(app: Flask) -> None:
-    """A route that is not in the table has no roles: the program does not start with one."""
-    listed = {(route.method, route.path) for route in ROUTES}
-    for rule in app.url_map.iter_rules():
-        for method in sorted((rule.methods or set()) - {"HEAD"}):
-            if (method, rule.rule) not in listed:
-                raise RuntimeError(f"{method} {rule.rule} is not in the table of routes")
-
-
-def _view(api: Api, route: Route) -> Callable[..., Response]:
-    def view(**parts: str) -> Response:
-        request.max_content_length = route.limit
-        arguments: list[Any] = [None]
-        if route.roles is not None:
-            g.caller, _ = api.caller(bearer_token(), route.roles)
-            arguments = [g.caller]
-        if route.body is not None:
-            arguments.append(route.body())
-        reply = route.handler(api, *arguments, **parts)
-        return reply if isinstance(reply, Response) else answer_of(reply)
-
-    return view
-
-
-class NoThread:
-    """In place of the thread that simple-websocket starts for each socket: here one thread reads them all."""
-
-    name = ""
-
-    def __init__(self, target: object) -> None: ...
-
-    def start(self) -> None: ...
-
-
-def _handshakes(api: Api, route: Route, sockets: Adopter) -> Blueprint:
-    """The WebSocket's address for flask-sock, whose view begins with the upgrade: who may not is told before it."""
-    handshakes = Blueprint("websocket", __name__)
-
-    @handshakes.before_request
-    def admit() -> None:
-        api.admit(route.roles or EVERY_ROLE)
-
-    def websocket(upgraded: Any) -> None:
-        upgraded.connected = False  # or flask-sock would say goodbye when this returns
-        g.upgraded = True
-        api.follow(sockets)
-
-    def failed(error: Exception) -> Response:
-        return error_answer(400, "bad_handshake", f"no WebSocket handshake of version 13: {error}")
-
-    for kind in (RemoteProtocolError, SimpleWebsocketError, UnicodeError, OSError):
-        handshakes.register_error_handler(kind, failed)
-    Sock().route(route.path, handshakes, provide_automatic_options=False)(websocket)
-    return handshakes
-
-
-def _log_requests(app: Flask, api: Api, clock: Clock) -> None:
-    @app.before_request
-    def started() -> None:
-        g.started = clock.monotonic()
-
-    @app.after_request
-    def ended(response: Response) -> Response:
-        for name, value in SECURITY_HEADERS.items():
-            response.headers.setdefault(name, value)
-        if "upgraded" in g:
-            response.status_code = 101  # flask-sock's own answer, 200, is not sent
-        api.answered[response.status_code] += 1
-        quiet = g.get("quiet") or (request.path in QUIET_PATHS and response.status_code == 200)
-        caller = g.get("caller")
-        log.log(
-            logging.DEBUG if quiet else logging.INFO,
-            "%s %s %d %s %s %.1f ms",
-            request.method,
-            request.path,
-            response.status_code,
-            caller.username if caller else "-",
-            request.remote_addr,
-            (clock.monotonic() - g.get("started", clock.monotonic())) * 1000,
-        )
-        return response
-
-
-def _answer_errors(app: Flask) -> None:
-    @app.errorhandler(Refused)
-    def refused(error: Refused) -> Response:
-        answer = error_answer(error.status, error.code, error.message)
-        if error.status == 401:
-            answer.headers["WWW-Authenticate"] = "Bearer"
-        if error.retry_after is not None:
-            answer.headers["Retry-After"] = str(max(1, -int(-error.retry_after // 1)))
-        return answer
-
-    @app.errorhandler(BadJson)
-    def bad_json(error: BadJson) -> Response:
-        return error_answer(400, "bad_json", str(error))
-
-    @app.errorhandler(BadField)
-    def bad_field(error: BadField) -> Response:
-        return error_answer(422, "bad_field", str(error), field=error.field)
-
-    @app.errorhandler(Unavailable)
-    def unavailable(error: Unavailable) -> Response:
-        log.error("%s", error)
-        answer = error_answer(503, "unavailable", "the database does not take it now, try again")
-        answer.headers["Retry-After"] = "1"
-        return answer
-
-    @app.errorhandler(TooFast)
-    def too_fast(error: TooFast) -> Response:
-        return refused(Refused(429, "too_many_attempts", "too many attempts: wait", retry_after=error.wait_s))
-
-    @app.errorhandler(Busy)
-    def busy(_error: Busy) -> Response:
-        return refused(Refused(429, "busy", "too many log-ins at once, try again", retry_after=2))
-
-    @app.errorhandler(HTTPException)
-    def http_error(error: HTTPException) -> Response:
-        status = error.code or 500
-        code = (error.name or "error").lower().replace(" ", "_")
-        answer = error_answer(status, code, error.name or "error")
-        allowed = getattr(error, "valid_methods", None)
-        if allowed:
-            answer.headers["Allow"] = ", ".join(sorted(allowed))
-        return answer
-
-    @app.errorhandler(Exception)
-    def bug(error: Exception) -> Response:
-        number = secrets.token_hex(4)
-        log.error("%s %s failed, error %s", request.method, request.path, number, exc_info=error)
-        return error_answer(500, "internal", f"the server failed; the operator finds error {number} in its log")

@@ -21,7 +21,7 @@ class Clock(Protocol):
 
 
 class Role(StrEnum):
-    """What a user may do; the routes are in `server.py`."""
+    """What a user may do: see `routes.py`."""
 
     ADMIN = "admin"
     MASTER = "master"

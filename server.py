@@ -6,7 +6,7 @@ python server.py passwd NAME                give a user another password
 python server.py users                      list the users
 python server.py backup FILE                write a copy of the database, also while the server runs
 
-It never trades, and it never sends what it has not stored. The answers are in `api.py`, the memory in `db.py`, the
+It never trades, and it never sends what it has not stored. The routes are in `routes.py`, the memory in `db.py`, the
 connected followers in `hub.py`, the sockets in `webserver.py` and `wire.py`.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import getpass
 import logging
 import logging.handlers
@@ -29,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from api import Registration, Settings, create_app
+from api import Registration, Settings
 from auth import PASSWORD, Passwords, network_of, read_secret
 from config import is_loopback
 from console import LOG_BYTES, LOG_FILES, owners_alone
@@ -37,6 +38,7 @@ from database import Unavailable, Unusable, hold
 from db import Store
 from hub import Hub
 from records import Role
+from routes import create_app, may_send_much
 from signals import USERNAME
 from users import NameTaken
 from version import VERSION
@@ -265,7 +267,7 @@ def serve(options: argparse.Namespace) -> int:
                 tls,
                 most_from_address=most_from_address,
                 address_group=network_of,
-                may_send_much=app.extensions["api"].may_send_much,
+                may_send_much=functools.partial(may_send_much, app.extensions["api"]),
             )
         except CannotListen as error:
             raise Unusable(f"cannot listen on {options.host} port {options.port}: {error}") from error

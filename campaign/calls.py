@@ -27,11 +27,12 @@ from schemathesis.core.failures import FailureGroup
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi import checks
 
-from api import OPENAPI, Registration, Settings, create_app
+from api import OPENAPI, Registration, Settings
 from auth import Tokens
 from db import Store
 from hub import Hub
 from records import Role
+from routes import create_app
 
 SECRET: Final = bytes(range(32))
 CHEAP_METHOD: Final = "pbkdf2:sha256:1"

@@ -37,7 +37,7 @@ from werkzeug.test import run_wsgi_app
 
 import sim_types as t
 from api import Api as ServerApi
-from api import Settings, create_app
+from api import Settings
 from api_client import Api, ApiDown, ApiRefused
 from config import ApiSettings, ClientConfig, Module, Mt5Settings, SenderConfig
 from copier import Copier
@@ -49,6 +49,7 @@ from ledger import CopierLedger, Ledger, LedgerError, SenderLedger
 from link import FIRST_BOOK_S, SILENCE_S, Heard, Inbox, Listener, Lost, Reporter
 from mt5_sim import Client
 from records import Role
+from routes import create_app
 from run_copier import check_newest
 from safety import Copying, Limits, Mode, Sizing
 from sender import Sender, Superseded

@@ -20,13 +20,14 @@ from follower import Follower
 from script_kit import REST, BadScript, Line, Unexpected, Values, split_headers
 from server_kit import ACCOUNT, ORIGINAL_SIGNAL, PASSWORD, SECRET, FakeConnection, HandClock, password_hash
 
-from api import Registration, Settings, create_app
+from api import Registration, Settings
 from api_client import Api
 from auth import Tokens
 from db import Store
 from hub import Connection, Hub
 from link import Heard, Listener, Lost
 from records import Role, User
+from routes import create_app
 from signals import Action, BadJson, Kind, Source, Trade, decode, encode, trade_for_client
 from webserver import GIVE_SOCKET_TO
 

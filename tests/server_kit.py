@@ -18,11 +18,12 @@ import requests
 import websocket
 from secrets_kit import secrets_in
 
-from api import Registration, Settings, create_app
+from api import Registration, Settings
 from auth import Passwords, Tokens, network_of
 from db import Store
 from hub import Hub
 from records import Clock, Role, User
+from routes import create_app, may_send_much
 from signals import Action, Kind, Trade
 from webserver import WebServer
 from wire import SocketThreads
@@ -249,7 +250,7 @@ def serving(
         tls,
         most_from_address=most_from_address,
         address_group=network_of,
-        may_send_much=app.extensions["api"].may_send_much,
+        may_send_much=functools.partial(may_send_much, app.extensions["api"]),
     )
     threads = [
         threading.Thread(target=server.serve_forever, args=(0.02,), name="http", daemon=True),
@@ -260,7 +261,7 @@ def serving(
     running = Serving(store, hub, server.url, Tokens(SECRET, store, token_seconds))
     logged = Logged()
     logging.getLogger().addHandler(logged)
-    for name in ("api", "auth", "database", "db", "hub", "users", "webserver", "wire"):
+    for name in ("api", "auth", "database", "db", "hub", "routes", "users", "webserver", "wire"):
         logging.getLogger(name).setLevel(logging.DEBUG)
     try:
         yield running

@@ -13,7 +13,8 @@ from server_kit import ACCOUNT, ORIGINAL_SIGNAL, PASSWORD, Caller, Serving, repo
 
 import api
 import webserver
-from api import ROUTES, Registration
+from api import Registration
+from routes import ROUTES
 from signals import FIRST_SERVER_TICKET
 
 

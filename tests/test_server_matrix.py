@@ -12,9 +12,10 @@ import jwt
 import pytest
 from server_kit import ACCOUNT, ORIGINAL_SIGNAL, PASSWORD, SECRET, Caller, Serving, serving
 
-import api
-from api import ROUTES, Settings, create_app, refuse_unlisted
+import routes
+from api import Settings
 from records import Role
+from routes import ROUTES, create_app, refuse_unlisted
 
 EVERYONE: Final = {"admin", "master", "client"}
 PUBLISHERS: Final = {"admin", "master"}
@@ -81,7 +82,7 @@ def test_a_route_outside_the_table_stops_the_start(server: Serving) -> None:
 
 
 def test_the_table_is_looked_at_at_every_start(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "Flask", lambda name, **_: flask.Flask(name, static_folder="anything"))
+    monkeypatch.setattr(routes, "Flask", lambda name, **_: flask.Flask(name, static_folder="anything"))
     with pytest.raises(RuntimeError, match="GET /anything"):
         create_app(server.store, server.hub, Settings(bytes(32)), time)
 

@@ -11,12 +11,12 @@ from typing import Any, Final
 import pytest
 from server_kit import Serving, serving
 
-import api
+import asked
 import bodies
 import signals
-from api import ROUTES
 from campaign import calls, fuzz
 from records import Role
+from routes import ROUTES
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -143,12 +143,12 @@ def test_generated_requests_are_answered_as_described_and_nothing_bad_is_taken()
 
 
 def test_a_route_that_takes_what_the_description_forbids_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = api.read_fields
+    real = asked.read_fields
 
     def lenient(body: Any, required: Any, optional: Any = None) -> Any:
         return real(body, required, optional, others_allowed=True)
 
-    monkeypatch.setattr(api, "read_fields", lenient)
+    monkeypatch.setattr(asked, "read_fields", lenient)
     assert calls.run(cases=50, seed=1, path="/executions").failures
 
 

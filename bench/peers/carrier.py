@@ -10,10 +10,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from api import Settings, create_app
+from api import Settings
 from auth import read_secret
 from db import Store
 from hub import Hub
+from routes import create_app
 
 THREADS = 50
 

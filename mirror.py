@@ -272,9 +272,12 @@ class Mirror:
         if not gone:
             held = _held(data, clock, now, found.get("detected_at") or 0, found["server_time"])
             key = (held.trade.master, *held.trade.key)
+            known = self.trades.get(key)
+            # What moves only stops has the lots that the database has: perhaps those of then.
+            lots_told = message["type"] != "modify" or known is None or known.trade.volume != held.trade.volume
             self.trades[key] = held
             self._closed.discard(key)  # it is there again: what was said before no longer counts
-            if key[0] in self.went_back:
+            if key[0] in self.went_back and lots_told:
                 self._told.add(key)
         self._server_clock = clock
         self.seq = found["seq"]

@@ -134,6 +134,8 @@ def test_the_lots_of_a_restored_database_are_not_followed_until_the_trade_is_tol
         follower.restart()
     follower.sends_book()
     follower.passes(3)
+    follower.master_modifies(replace(trade, volume=D(then)), sl=D("1.00000"))  # what tells of stops tells of no lots
+    follower.passes(3)
     follower.master_closes(trade, remaining="0.70")
     follower.passes(3)
     assert follower.volumes == [0.7]

@@ -6,8 +6,8 @@ python server.py passwd NAME                give a user another password
 python server.py users                      list the users
 python server.py backup FILE                write a copy of the database, also while the server runs
 
-It never trades, and it never sends what it has not stored. The routes are in `routes.py`, the memory in `db.py`, the
-connected followers in `hub.py`, the sockets in `webserver.py` and `wire.py`.
+It never trades, and it never sends what it has not stored. The routes are in `routes.py`, what they do in `api.py`,
+the memory in `db.py`, the connected followers in `hub.py`, the sockets in `webserver.py` and `wire.py`.
 """
 
 from __future__ import annotations

@@ -329,6 +329,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         unseen="a post that is late enough is overtaken by the whole book, and changes nothing when it arrives",
     ),
     Mutant(
+        "lots of what moves stops",
+        (("mirror.py", "if key[0] in self.went_back and lots_told:", "if key[0] in self.went_back:"),),
+        "After an old backup, a message that moves stops is not believed for the lots of then.",
+        seed=1102640,
+    ),
+    Mutant(
         "told although not stored",
         (
             (

@@ -14,6 +14,7 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -97,6 +98,7 @@ class Settings:
     websockets_per_address: int = 100
     most_websockets: int = 10_000
     hash_method: str = HASH_METHOD  # for trials that log in thousands of times
+    hash_threads: Executor | None = None  # for trials that have one thread
 
 
 class Adopter(Protocol):
@@ -112,7 +114,7 @@ class Api:
         self._store = store
         self._hub = hub
         self._settings = settings
-        self._passwords = Passwords(settings.hash_method)
+        self._passwords = Passwords(settings.hash_method, settings.hash_threads)
         self._tokens = Tokens(settings.secret, store, settings.token_seconds)
         self._brake = Brake(store)
         self._reports: dict[int, Budget] = {}  # user id → reports that he may still send

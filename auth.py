@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -80,9 +80,10 @@ class Passwords:
     """Makes and checks password hashes, few at a time and when nobody else wants the processor: a flood of log-ins must
     leave it to the signals. And it must leave a turn to users who are known: strangers wait among themselves."""
 
-    def __init__(self, method: str = HASH_METHOD) -> None:
+    def __init__(self, method: str = HASH_METHOD, threads: Executor | None = None) -> None:
+        """`threads`: who does the work, in place of threads of its own."""
         self._method = method
-        self._threads = ThreadPoolExecutor(HASHES_AT_ONCE, "passwords", let_others_go_first)
+        self._threads = threads or ThreadPoolExecutor(HASHES_AT_ONCE, "passwords", let_others_go_first)
         self._for_strangers = threading.Semaphore(OF_STRANGERS_AT_ONCE)
 
     def close(self) -> None:

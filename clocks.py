@@ -25,7 +25,9 @@ class RemoteClock:
         ahead = ms - int(now * 1000)
         if not self.ahead or now - self.window_began > self.window_s:
             return replace(self, ahead=(ahead, *self.ahead[:1]), window_began=now)
-        return replace(self, ahead=(max(ahead, self.ahead[0]), *self.ahead[1:]))
+        if ahead <= self.ahead[0]:
+            return self
+        return replace(self, ahead=(ahead, *self.ahead[1:]))
 
     def now_ms(self, now: float) -> int | None:
         """The other clock's time, in ms; None while it has shown nothing."""

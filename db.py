@@ -502,11 +502,12 @@ def _with_known_age(trade: Trade, known: Trade | None, age_ms: int | None, as_of
     said = 0 if age_now is None else max(1, now - age_now)
     if known is None:
         return replace(trade, opened_at=said, increase=_increase(trade, None, as_of, now))
-    times = [time for time in (known.opened_at, said) if time]
-    trade = replace(trade, opened_at=min(times, default=0), increase=_increase(trade, known, as_of, now))
+    opened_at = min((time for time in (known.opened_at, said) if time), default=0)
+    first = trade.initial_volume
     if known.action is trade.action:  # a sender that lost its memory must not make the first volume smaller
-        trade = replace(trade, initial_volume=max(known.initial_volume, trade.initial_volume))
-    return trade
+        first = max(known.initial_volume, first)
+    increase = _increase(trade, known, as_of, now)
+    return replace(trade, opened_at=opened_at, initial_volume=first, increase=increase)
 
 
 def _increase(trade: Trade, known: Trade | None, as_of: int | None, now: int) -> Increase | None:

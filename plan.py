@@ -389,7 +389,8 @@ def _possible(moves: list[Step], known: Known) -> tuple[list[Step], list[Step]]:
         if symbol is None:
             continue
         now = for_open(position, step.asked, symbol)
-        step = replace(step, sl=now.sl, tp=now.tp)
+        if (now.sl, now.tp) != (step.sl, step.tp):
+            step = replace(step, sl=now.sl, tp=now.tp)
         is_set = (position.sl, position.tp) == (step.sl, step.tp)
         waits = known.is_resting(step.copy.key, step) or (is_frozen(position, symbol) and not step.missing)
         if not is_set and not waits:

@@ -184,9 +184,12 @@ def _log_requests(app: Flask, api: Api, clock: Clock) -> None:
             response.status_code = 101  # flask-sock's own answer, 200, is not sent
         api.answered[response.status_code] += 1
         quiet = g.get("quiet") or (request.path in QUIET_PATHS and response.status_code == 200)
+        level = logging.DEBUG if quiet else logging.INFO
+        if not log.isEnabledFor(level):
+            return response
         caller = g.get("caller")
         log.log(
-            logging.DEBUG if quiet else logging.INFO,
+            level,
             "%s %s %d %s %s %.1f ms",
             request.method,
             request.path,

@@ -63,6 +63,8 @@ class Limits:
 
     def tightened(self, others: Mapping[str, Decimal | int]) -> Limits:
         """With the smaller of each pair: the server may tighten a follower's limits, never loosen them."""
+        if not others:
+            return self
         smaller: dict[str, Any] = {name: min(getattr(self, name), value) for name, value in others.items()}
         return replace(self, **smaller)
 

@@ -288,7 +288,14 @@ class Sender:
     def _trade(self, thing: Position | Order, offset_s: int | None) -> Trade:
         known = self._book.get((thing.kind, thing.identifier))
         symbol = None if known else self._symbol(thing.symbol)
-        trade = Trade(
+        stoplimit, expires = NOTHING, 0
+        if isinstance(thing, Order):
+            stoplimit = thing.stoplimit
+            if thing.expiration_msc and offset_s is not None:
+                expires = thing.expiration_msc - offset_s * 1000
+            elif thing.expiration_msc and known:  # no quotes now, on a weekend: what was told stays
+                expires = known.expiration
+        return Trade(
             ticket=thing.identifier,
             kind=thing.kind,
             symbol=thing.symbol,
@@ -303,16 +310,9 @@ class Sender:
             contract_size=symbol.contract_size if symbol else known.contract_size if known else NOTHING,
             point=symbol.point if symbol else known.point if known else NOTHING,
             digits=symbol.digits if symbol else known.digits if known else 0,
+            stoplimit=stoplimit,
+            expiration=expires,
         )
-        if isinstance(thing, Position):
-            return trade
-        if not thing.expiration_msc:
-            expires = 0
-        elif offset_s is None:  # no quotes now, on a weekend: what was told stays
-            expires = known.expiration if known else 0
-        else:
-            expires = thing.expiration_msc - offset_s * 1000
-        return replace(trade, stoplimit=thing.stoplimit, expiration=expires)
 
     def _symbol(self, name: str) -> Symbol | None:
         """The symbol of a new trade; None when the terminal does not answer about it: that holds up no trade."""

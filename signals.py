@@ -295,8 +295,9 @@ def whole(low: int, high: int) -> Check:
 def number(low: Decimal | int, high: Decimal | int, *, above: bool = False) -> Check:
     """A number in [low, high] (with `above`: greater than low) of at most 10 decimals, as `Decimal`."""
 
+    rule = f"must be a number {'above' if above else 'from'} {low} {'and at most' if above else 'to'} {high}"
+
     def check(value: Any) -> Decimal:
-        rule = f"must be a number {'above' if above else 'from'} {low} {'and at most' if above else 'to'} {high}"
         if type(value) is not int and type(value) is not Decimal:
             raise ValueError(rule)
         exact = Decimal(value)

@@ -14,7 +14,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -114,8 +114,9 @@ class Terminal:
         kind = ConnectionLost if code in (-10001, -10002, -10003, -10004) else Unreadable
         return kind(f"{question} was not answered: {words} ({code})")
 
-    def _gate(self) -> Account:
-        """The account, when it is ours and the terminal is connected to its broker. Raises `Unreadable`."""
+    def _gate(self) -> tuple[Any, Any]:
+        """What terminal and account say of themselves, when the account is ours and the terminal is connected to its
+        broker. Raises `Unreadable`."""
         terminal = self._mt5.terminal_info()
         if terminal is None:
             raise self._failed("terminal_info")
@@ -130,24 +131,14 @@ class Terminal:
                 f"the terminal is logged in to account {info.login} at {info.server}, "
                 f"expected is {wanted.login} at {wanted.server}"
             )
-        return Account(
-            login=info.login,
-            server=info.server,
-            currency=info.currency,
-            leverage=info.leverage,
-            balance=exact(info.balance),
-            equity=exact(info.equity),
-            margin_free=exact(info.margin_free),
-            margin_mode=MarginMode(info.margin_mode),
-            trading_refused=_why_no_trading(terminal, info),
-        )
+        return terminal, info
 
     def permissions(self) -> list[Permission]:
         """What has to be allowed before an order is taken. Raises `Unreadable`."""
         terminal, account = self._mt5.terminal_info(), self._mt5.account_info()
         if terminal is None or account is None:
             raise self._failed("terminal_info or account_info")
-        return _permissions(terminal, account)
+        return [Permission(name, given(terminal, account), missing) for name, given, missing in _PERMISSIONS]
 
     # -- looking
 
@@ -164,9 +155,8 @@ class Terminal:
         positions = self._mt5.positions_get()
         if positions is None:
             raise self._failed("positions_get")
-        account = self._gate()
         return Reading(
-            account,
+            _account(*self._gate()),
             tuple(self._position(p) for p in positions),
             tuple(self._order(o) for o in orders if o.type in self._actions),
         )
@@ -593,35 +583,49 @@ class Permission:
     missing: str  # what is wrong when it is not given, and what to do
 
 
-def _permissions(terminal: Any, account: Any) -> list[Permission]:
-    return [
-        Permission(
-            "trading password",
-            bool(account.trade_allowed),
-            "the account is read-only: log in with the trading password, not the investor password",
-        ),
-        Permission(
-            "automatic trading by the broker",
-            bool(account.trade_expert),
-            "the broker does not allow automatic trading on this account",
-        ),
-        Permission(
-            "API trading",
-            not terminal.tradeapi_disabled,
-            "trading from Python is switched off: Tools > Options > Expert Advisors, "
-            'untick "Disable automatic trading via external Python API"',
-        ),
-        Permission(
-            "Algo Trading",
-            bool(terminal.trade_allowed),
-            'automatic trading is switched off: press "Algo Trading" in the terminal',
-        ),
-    ]
+def _account(terminal: Any, info: Any) -> Account:
+    return Account(
+        login=info.login,
+        server=info.server,
+        currency=info.currency,
+        leverage=info.leverage,
+        balance=exact(info.balance),
+        equity=exact(info.equity),
+        margin_free=exact(info.margin_free),
+        margin_mode=MarginMode(info.margin_mode),
+        trading_refused=_why_no_trading(terminal, info),
+    )
+
+
+# Name, whether it is given by what terminal_info and account_info say, and what is wrong when it is not.
+_PERMISSIONS: Final[tuple[tuple[str, Callable[[Any, Any], bool], str], ...]] = (
+    (
+        "trading password",
+        lambda terminal, account: bool(account.trade_allowed),
+        "the account is read-only: log in with the trading password, not the investor password",
+    ),
+    (
+        "automatic trading by the broker",
+        lambda terminal, account: bool(account.trade_expert),
+        "the broker does not allow automatic trading on this account",
+    ),
+    (
+        "API trading",
+        lambda terminal, account: not terminal.tradeapi_disabled,
+        "trading from Python is switched off: Tools > Options > Expert Advisors, "
+        'untick "Disable automatic trading via external Python API"',
+    ),
+    (
+        "Algo Trading",
+        lambda terminal, account: bool(terminal.trade_allowed),
+        'automatic trading is switched off: press "Algo Trading" in the terminal',
+    ),
+)
 
 
 def _why_no_trading(terminal: Any, account: Any) -> str:
     """Why orders would be refused now, in words that say what to do; empty when they would not."""
-    return next((one.missing for one in _permissions(terminal, account) if not one.given), "")
+    return next((missing for _, given, missing in _PERMISSIONS if not given(terminal, account)), "")
 
 
 def _advice(code: int) -> str:

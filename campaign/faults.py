@@ -79,8 +79,7 @@ def trial(seed: int, *, kill_at: int = 0, faults: int | None = None, trace: bool
                 result.faults[event.name] += 1
                 world.note("fault", event.name)
             event.act(world, random.Random(event.seed))
-        settle(world)
-        found = violations(world)
+        found = settle(world)
         world.close()
     if found:
         result.broken.append((seed, kill_at, found))
@@ -88,16 +87,21 @@ def trial(seed: int, *, kill_at: int = 0, faults: int | None = None, trace: bool
     return result, world.trace or []
 
 
-def settle(world: World) -> None:
-    """Nothing more goes wrong: long enough for every patience, then until nothing is wrong or time is up."""
+def settle(world: World) -> list[str]:
+    """Nothing more goes wrong: long enough for every patience, then until nothing is wrong or time is up. What is."""
     world.note("campaign", "the faults are over")
     for _ in range(2):  # what the faults have left behind ends by itself, or soon
         world.tick()
     world.heal()
     began = world.clock.now
-    while world.clock.now - began < QUIET_S or (world.clock.now - began < LONGEST_QUIET_S and violations(world)):
+    while True:
         for _ in range(2):
             world.tick(QUIET_TICK_S)
+        quiet = world.clock.now - began
+        if quiet >= QUIET_S:
+            found = violations(world)
+            if not found or quiet >= LONGEST_QUIET_S:
+                return found
 
 
 def listen(world: World) -> None:

@@ -305,6 +305,7 @@ def _stopped(world: World, part: Part, draw: random.Random) -> None:
 def _remember_loss(world: World, name: str) -> None:
     if name == "copier":
         world.ledger_lost = True
+        world.lost_in_the_dark |= world.backup_unheard
     if name == "server":
         world.reports_lost = True
 
@@ -336,6 +337,7 @@ def _put_back(name: str) -> Happening:
             shutil.copy(kept, world.folder / f"{name}.db")
             _remember_loss(world, name)
             world.ledger_put_back |= name == "copier"
+            world.backup_unheard |= name == "server"
 
     return put_back
 
@@ -370,6 +372,7 @@ def _second_copier(world: World, draw: random.Random) -> None:
             world.copier.starts_at = world.clock.now
 
     world.ledger_lost = True  # neither of the two ledgers knows everything
+    world.lost_in_the_dark |= world.backup_unheard
     world.later(draw.choice((3.0, 7.0)), over)
 
 
@@ -383,6 +386,10 @@ def _by_hand(world: World, draw: random.Random) -> None:
     volume = max(D("0.01"), (position.volume / 3).quantize(D("0.01"))) if part else None
     world.client_broker.execution.close(position, t.ORDER_REASON_CLIENT, "", volume)
     world.by_hand.add(position.identifier)
+    if world.copier.alive and volume:
+        known = {copy.client_ticket for copy in world.copier.objects.ledger.copies.values()}
+        if position.identifier not in known:
+            world.by_hand_early[position.identifier] += volume
     world.note("follower", f"closes {volume or 'all'} of #{position.identifier} by hand")
 
 

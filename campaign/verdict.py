@@ -119,7 +119,7 @@ def _closed_wrongly(world: World) -> list[str]:
             if deal.entry == t.DEAL_ENTRY_IN:
                 left, whole = left + deal.volume, whole + deal.volume
                 continue
-            left -= deal.volume
+            before, left = left, left - deal.volume
             if deal.reason != t.DEAL_REASON_EXPERT:
                 by_others.append(deal)
                 continue
@@ -128,7 +128,10 @@ def _closed_wrongly(world: World) -> list[str]:
             when = _true_time(deal.time_msc)
             lots = trade.volume_at(when)
             # What the master had when the copy was made is the whole of the proportion; never less than it has now.
-            share = whole * lots / max(volume for _, volume in trade.volumes)
+            # What the follower closed before the copier knew of the copy is no part of it; and after a loss in the dark
+            # what was left begins anew, with any lots that the master ever had.
+            whole_of_it = before if world.lost_in_the_dark else whole - world.by_hand_early.get(identifier, D(0))
+            share = whole_of_it * lots / max(volume for _, volume in trade.volumes)
             if lots and left + meanwhile < (share / STEP).to_integral_value(rounding="ROUND_FLOOR") * STEP:
                 found.append(
                     f"closed at {when - START:.2f} to {left} lots although the master's #{trade.ticket} had {lots} "
@@ -193,7 +196,8 @@ def _not_alike(world: World) -> list[str]:
         # A copy that began when the master had closed a part already is the proportion of what was left then; and a
         # ledger that was lost begins anew with what both have.
         too_much = position.volume > share + STEP and whole >= first * MULTIPLIER and not world.ledger_lost
-        if too_much or not min(share, whole) - STEP <= position.volume <= max(share, whole):
+        too_little = position.volume < min(share, whole) - STEP and not world.lost_in_the_dark  # see `_closed_wrongly`
+        if too_much or too_little or position.volume > max(share, whole):
             found.append(f"#{identifier} has {position.volume} lots, the master's #{trade.ticket} {master.volume}")
         if (position.sl, position.tp) != (master.sl, master.tp):
             found.append(

@@ -22,8 +22,9 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -292,6 +293,8 @@ class HttpSession:
         answer = world.serve(method, path, data, headers)
         if fault == "duplicated":
             answer = world.serve(method, path, data, headers)
+        if answer is not None and answer[0] < 300 and method != "GET" and path.startswith("/signal"):
+            world.backup_unheard = False
         if answer is None:
             raise requests.ConnectionError("the server ended the connection")
         if fault == "lost_reply":
@@ -404,6 +407,15 @@ def new_ledger() -> bytes:
         return path.read_bytes()
 
 
+class AtOnce(Executor):
+    """In place of the server's threads for passwords: there is one thread here."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
 _applications: list[Flask] = []
 
 
@@ -478,6 +490,9 @@ class World:
         self.ledger_put_back = False  # an old copy of it
         self.unseen_by_it: set[int] = set()  # orders that were under way then, shown neither in account nor in history
         self.by_hand: set[int] = set()  # client positions that the follower touched himself
+        self.by_hand_early: defaultdict[int, Decimal] = defaultdict(D)  # lots of them, before the copier knew of it
+        self.backup_unheard = False  # the server tells what an old backup says: the sender has not reported to it yet
+        self.lost_in_the_dark = False  # a copier's ledger, while that was so
         self.healed = False
 
         self.master_broker = self._broker(1001, self.setup.master_mode, STEP)
@@ -623,7 +638,7 @@ class World:
             self.reports_lost = True
             store = Store(path, part.clock, connect=Disk(self, part).connect)
         hub = Hub(store, part.clock)
-        settings = Settings(SECRET, token_seconds=self.token_seconds, hash_method=CHEAP_METHOD)
+        settings = Settings(SECRET, token_seconds=self.token_seconds, hash_method=CHEAP_METHOD, hash_threads=AtOnce())
         app = application(store, hub, settings)
         return SimpleNamespace(store=store, hub=hub, app=app)
 

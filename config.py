@@ -11,6 +11,7 @@ Numbers stay what was written: whole numbers are int, others Decimal; 0.29 lots 
 from __future__ import annotations
 
 import difflib
+import functools
 import ipaddress
 import os
 import re
@@ -534,6 +535,7 @@ def address_parts(text: str) -> SplitResult | None:
     return parts if is_host and port != 0 and not parts.netloc.endswith(":") else None
 
 
+@functools.lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether what is sent to this host stays on this computer."""
     if host == "localhost":

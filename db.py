@@ -89,7 +89,7 @@ class Store(Users):
         Each master's part is read along its index and only as far as it is needed: what the others have told costs
         nothing.
         """
-        with self._lock, self._passing_errors():
+        with self._turn:
             masters = self._db.execute(
                 """SELECT id FROM users WHERE (?2 OR active = 1 AND role IN ('master', 'admin'))
                    AND (?1 IS NULL OR username IN (SELECT value FROM json_each(?1)))""",

@@ -178,18 +178,17 @@ def _log_requests(app: Flask, api: Api, clock: Clock) -> None:
 
     @app.after_request
     def ended(response: Response) -> Response:
-        for name, value in SECURITY_HEADERS.items():
-            response.headers.setdefault(name, value)
+        given = {name.lower() for name, _ in response.headers}
+        response.headers.extend([x for x in SECURITY_HEADERS.items() if x[0].lower() not in given])
         if "upgraded" in g:
             response.status_code = 101  # flask-sock's own answer, 200, is not sent
         api.answered[response.status_code] += 1
-        quiet = g.get("quiet") or (request.path in QUIET_PATHS and response.status_code == 200)
-        level = logging.DEBUG if quiet else logging.INFO
-        if not log.isEnabledFor(level):
+        if not log.isEnabledFor(logging.INFO):
             return response
+        quiet = g.get("quiet") or (request.path in QUIET_PATHS and response.status_code == 200)
         caller = g.get("caller")
         log.log(
-            level,
+            logging.DEBUG if quiet else logging.INFO,
             "%s %s %d %s %s %.1f ms",
             request.method,
             request.path,

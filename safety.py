@@ -35,9 +35,11 @@ class Copying(StrEnum):
     FLATTEN = "flatten"  # every copy is closed, nothing is opened
 
 
+_STRICTNESS: Final = tuple(Copying)
+
+
 def stricter(one: Copying, other: Copying) -> Copying:
-    order = list(Copying)
-    return max(one, other, key=order.index)
+    return max(one, other, key=_STRICTNESS.index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class Action(StrEnum):
 
     @property
     def buys(self) -> bool:
-        return self.value.startswith("BUY")
+        return self.startswith("BUY")
 
     @property
     def kind(self) -> Kind:
@@ -217,18 +217,13 @@ def decode(raw: bytes | str) -> dict[str, Any]:
         raise BadJson("the body is not UTF-8") from error
     except RecursionError as error:
         raise BadJson("the body is nested too deeply") from error
+    except ArithmeticError as error:  # an exponent beyond what Decimal can hold
+        raise BadJson("the body has a number with an exponent beyond every number") from error
     except ValueError as error:
         raise BadJson(f"the body is not valid JSON: {error}") from error
     if not isinstance(message, dict):
         raise BadJson("the body must be a JSON object")
     return message
-
-
-def _fraction(digits: str) -> Decimal:
-    try:
-        return Decimal(digits)
-    except ArithmeticError as error:  # an exponent beyond what Decimal can hold
-        raise ValueError(f"{digits[:40]} is not a number") from error
 
 
 def _refuse_constant(name: str) -> Any:
@@ -243,7 +238,7 @@ def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER: Final = json.JSONDecoder(
-    parse_float=_fraction, parse_constant=_refuse_constant, object_pairs_hook=_object_without_repeats
+    parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_object_without_repeats
 )
 
 

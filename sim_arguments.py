@@ -45,7 +45,10 @@ def unsigned(value: Any, name: str, function: str) -> int:
 
 
 def text_in(value: Any, name: str) -> str:
-    if not isinstance(value, str) or len(value.encode("utf-16-le", "surrogatepass")) // 2 > TEXT_UNITS:
+    # A character is one unit or two.
+    if not isinstance(value, str) or (
+        len(value) * 2 > TEXT_UNITS and len(value.encode("utf-16-le", "surrogatepass")) // 2 > TEXT_UNITS
+    ):
         invalid(f'Invalid "{name}" argument')
     return value
 

@@ -32,8 +32,10 @@ from campaign.world import START, World
 
 ACTIVE_S: Final = 30.0
 TICKS_S: Final = (0.5, 1.0)  # of even and of odd seeds: how often the programs look while things go wrong
-QUIET_S: Final = 20.0  # at least; what has not settled gets more
-QUIET_TICK_S: Final = 2.0  # nothing is decided by seconds any more; well below the gap that is taken for a sleep
+# Nothing is decided by seconds any more: at first as often as a price must be looked at to see that it is new, then
+# just below the gap that is taken for a sleep. What has not settled by then goes on as it began.
+QUIET_TICK_S: Final = 2.0
+QUIET_TICKS_S: Final = (QUIET_TICK_S,) * 4 + (4.0,) * 3
 LONGEST_QUIET_S: Final = 120.0
 COLLECT_EVERY: Final = 20  # trials
 SHOWN: Final = 20  # violations that are printed in full
@@ -94,14 +96,11 @@ def settle(world: World) -> list[str]:
         world.tick()
     world.heal()
     began = world.clock.now
-    while True:
-        for _ in range(2):
-            world.tick(QUIET_TICK_S)
-        quiet = world.clock.now - began
-        if quiet >= QUIET_S:
-            found = violations(world)
-            if not found or quiet >= LONGEST_QUIET_S:
-                return found
+    for seconds in QUIET_TICKS_S:
+        world.tick(seconds)
+    while (found := violations(world)) and world.clock.now - began < LONGEST_QUIET_S:
+        world.tick(QUIET_TICK_S)
+    return found
 
 
 def listen(world: World) -> None:

@@ -329,7 +329,8 @@ class Copier:
             self._spoken.say("trading", f"orders are refused: {reading.account.trading_refused}", logging.ERROR)
         else:
             self._spoken.clear("trading", "orders are taken again")
-        seen = self._stock.take(reading, self._books.at(now), now)
+        all_go = self.rules().copying is Copying.FLATTEN
+        seen = self._stock.take(reading, self._books.at(now), now, all_go=all_go)
         self._trader.record(seen)
         self._remember_equity(reading)
         if mirror.known:

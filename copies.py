@@ -146,6 +146,7 @@ class Seen:
     volume: Decimal
     price: Decimal
     order: int = 0  # ticket of the order that did it, where the history told it
+    opened: Decimal = NOTHING  # lots that it had at first, where the history says that they were more
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +207,15 @@ def observe(
     books: Mapping[CopyKey, Held],
     magic: int,
     asked: Mapping[int, PastOrder],
+    *,
+    books_known: bool,
 ) -> Observation:
     """What became of our copies.
 
     `copies` are the live ones and those given up as unknown; `evidence` and `waited` (seconds of good readings without
     the copy) speak of those that `unseen` named; `remembered` has the ledger's copy for the identifier of what is
-    `unclaimed`, found by its comment or by the ticket it once had; `asked` is explained at `find`.
+    `unclaimed`, found by its comment or by the ticket it once had; `asked` is explained at `find`, `books_known` at
+    `taken_up`.
     """
     positions = {p.identifier: p for p in reading.positions}
     orders = {o.ticket: o for o in reading.orders}
@@ -250,15 +254,24 @@ def observe(
         if copy.reduce_to is not None and (shown.volume <= copy.reduce_to or not patient):
             news.append(Reduced(copy, shown.volume <= copy.reduce_to))
 
-    again, adopted, strangers = taken_up(free, copies, remembered, books)
+    again, adopted, strangers = taken_up(free, copies, remembered, books, books_known=books_known)
     return Observation((*news, *again), tuple(adopted), tuple(strangers), tuple(doubt))
 
 
 def taken_up(
-    free: Collection[Thing], copies: Iterable[Copy], remembered: Mapping[int, Copy], books: Mapping[CopyKey, Held]
+    free: Collection[Thing],
+    copies: Iterable[Copy],
+    remembered: Mapping[int, Copy],
+    books: Mapping[CopyKey, Held],
+    *,
+    books_known: bool,
 ) -> tuple[list[Seen], list[tuple[Held, Thing]], list[Thing]]:
     """What the account shows with our magic and no live copy has: ended copies that are there all the same, those that
-    the ledger does not have (or has skipped) because it was lost, and what belongs to nobody."""
+    the ledger does not have (or has skipped) because it was lost, and what belongs to nobody.
+
+    Until `books_known` what was skipped waits: what it is a proportion of are not the lots that the master had when it
+    was skipped, but those that he has now.
+    """
     again: list[Seen] = []
     adopted: list[tuple[Held, Thing]] = []
     strangers: list[Thing] = []
@@ -271,6 +284,8 @@ def taken_up(
         if held is not None and isinstance(thing, Order) and thing.action.kind is Kind.ORDER:
             held = _of_its_order(held, thing)
             key = held.key
+        if known is not None and known.state is State.SKIPPED and not books_known:
+            continue
         if known is not None and known.state is State.SKIPPED and known.key == key and key[:3] not in followed:
             known = None  # with the other legs of its trade that are there
         if known is not None and known.key not in taken:

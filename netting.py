@@ -196,7 +196,7 @@ def observe_net(
     closable: set[str] = set()
     pending = _pending_orders(copies, look, magic)
     placed = _placed(copies, look, pending)
-    again, untold, strangers = taken_up(pending, copies, look.orders, books)
+    again, untold, strangers = taken_up(pending, copies, look.orders, books, books_known=books_known)
     adopted: list[tuple[Held, Thing]] = [*untold]
     standing = {order.ticket for order in look.reading.orders}
     symbols = {copy.symbol for copy in copies} | {position.symbol for position in look.reading.positions}

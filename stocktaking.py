@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
@@ -19,6 +20,7 @@ from copies import (
     Copy,
     Evidence,
     Observation,
+    Seen,
     State,
     Thing,
     is_tag,
@@ -75,18 +77,22 @@ class Stocktaking:
         self._missing_since.clear()
         self._strange_since.clear()
 
-    def take(self, reading: Reading, books: Mapping[CopyKey, Held], now: float) -> Observation:
-        """What a good reading of the account says of all copies. Raises `ConnectionLost`, `LedgerError`."""
+    def take(self, reading: Reading, books: Mapping[CopyKey, Held], now: float, *, all_go: bool) -> Observation:
+        """What a good reading of the account says of all copies. `all_go`: every copy will be closed, however much the
+        masters have. Raises `ConnectionLost`, `LedgerError`."""
         copies = self._ledger.copies.values()
         watched = [copy for copy in copies if copy.state in LIVE or copy.state is State.UNKNOWN]
-        observe_all = self._observe_each if reading.account.margin_mode is MarginMode.HEDGING else self._observe_net
-        seen = observe_all(watched, reading, books, now)
+        books_known = self._mirror.known and self._mirror.synced
+        if reading.account.margin_mode is MarginMode.HEDGING:
+            seen = self._observe_each(watched, reading, books, now, books_known=books_known or all_go)
+        else:
+            seen = self._observe_net(watched, reading, books, now, books_known=books_known)
         for news in seen.news:  # an order that is sent now may make it the same copy again, and needs its own patience
             self._missing_since.pop(news.copy, None)
         return seen
 
     def _observe_each(
-        self, watched: list[Copy], reading: Reading, books: Mapping[CopyKey, Held], now: float
+        self, watched: list[Copy], reading: Reading, books: Mapping[CopyKey, Held], now: float, *, books_known: bool
     ) -> Observation:
         """On a hedging account every copy is a position of its own."""
         missing = unseen(watched, reading)
@@ -95,7 +101,24 @@ class Stocktaking:
         magic = self._magic
         things = unclaimed(watched, reading, magic)
         remembered = self._remembered(things)
-        return observe(watched, reading, evidence, waited, remembered, books, magic, self._asked(watched, things))
+        asked = self._asked(watched, things)
+        seen = observe(watched, reading, evidence, waited, remembered, books, magic, asked, books_known=books_known)
+        return replace(seen, news=tuple(self._at_first(one) if isinstance(one, Seen) else one for one in seen.news))
+
+    def _at_first(self, seen: Seen) -> Seen:
+        """With the lots that a copy had at first, where it shows less than was asked for: some may have been closed
+        before this ledger saw it, and proportions are of all of it."""
+        asked = (State.OPENING, State.UNKNOWN, State.FAILED)
+        begins = seen.copy.state in asked or seen.copy.client_kind is Kind.ORDER
+        if seen.kind is Kind.ORDER or not begins or seen.volume >= seen.copy.volume:
+            return seen
+        try:
+            return replace(seen, opened=Evidence(deals=tuple(self._terminal.deals_of(seen.ticket))).opened)
+        except ConnectionLost:
+            raise
+        except Unreadable as problem:
+            self._spoken.say("history", f"the history cannot be read: {problem}")
+            return seen
 
     def _remembered(self, things: Iterable[Thing]) -> dict[int, Copy]:
         """The ledger's copies by the identifiers of what they are or once were on the account."""
@@ -122,7 +145,7 @@ class Stocktaking:
         return asked
 
     def _observe_net(
-        self, watched: list[Copy], reading: Reading, books: Mapping[CopyKey, Held], now: float
+        self, watched: list[Copy], reading: Reading, books: Mapping[CopyKey, Held], now: float, *, books_known: bool
     ) -> Observation:
         """On a netting account they are parts of one position for each symbol."""
         ledger, magic = self._ledger, self._magic
@@ -144,7 +167,6 @@ class Stocktaking:
         # Nothing is concluded in a look that has not asked the history.
         patience = {s: now - since for s, since in self._strange_since.items() if asked.get(s) is not None}
         look = Look(reading, evidence, history, waited, patience, self.foreign, tags, orders)
-        books_known = self._mirror.known and self._mirror.synced
         found = observe_net(watched, look, books, magic, books_known=books_known)
         self.blocked, self.closable = found.blocked, found.closable
         for symbol, lots in found.foreign.items():

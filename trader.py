@@ -141,7 +141,7 @@ class Trader:
         now = replace(copy, client_kind=seen.kind, client_ticket=seen.ticket, current=seen.volume, order=order)
         revived = copy.state in (State.CLOSED, State.CLOSED_BY_CLIENT)  # its proportion is known already
         if (begins and not revived) or filled or seen.volume > copy.volume:
-            now = replace(now, volume=seen.volume)
+            now = replace(now, volume=max(seen.volume, seen.opened))
         if copy.state is State.SKIPPED:  # no rule has said how much it should be
             now = replace(now, exact=seen.volume)
         if begins:

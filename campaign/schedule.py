@@ -386,10 +386,6 @@ def _by_hand(world: World, draw: random.Random) -> None:
     volume = max(D("0.01"), (position.volume / 3).quantize(D("0.01"))) if part else None
     world.client_broker.execution.close(position, t.ORDER_REASON_CLIENT, "", volume)
     world.by_hand.add(position.identifier)
-    if world.copier.alive and volume:
-        known = {copy.client_ticket for copy in world.copier.objects.ledger.copies.values()}
-        if position.identifier not in known:
-            world.by_hand_early[position.identifier] += volume
     world.note("follower", f"closes {volume or 'all'} of #{position.identifier} by hand")
 
 

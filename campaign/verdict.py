@@ -128,10 +128,8 @@ def _closed_wrongly(world: World) -> list[str]:
             when = _true_time(deal.time_msc)
             lots = trade.volume_at(when)
             # What the master had when the copy was made is the whole of the proportion; never less than it has now.
-            # What the follower closed before the copier knew of the copy is no part of it; and after a loss in the dark
-            # what was left begins anew, with any lots that the master ever had.
-            whole_of_it = before if world.lost_in_the_dark else whole - world.by_hand_early.get(identifier, D(0))
-            share = whole_of_it * lots / max(volume for _, volume in trade.volumes)
+            # After a loss in the dark what was left begins anew, with any lots that the master ever had.
+            share = (before if world.lost_in_the_dark else whole) * lots / max(volume for _, volume in trade.volumes)
             if lots and left + meanwhile < (share / STEP).to_integral_value(rounding="ROUND_FLOOR") * STEP:
                 found.append(
                     f"closed at {when - START:.2f} to {left} lots although the master's #{trade.ticket} had {lots} "

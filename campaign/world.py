@@ -12,17 +12,17 @@ is a list of frames here.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import logging
 import queue
 import random
-import secrets
 import shutil
 import sqlite3
 import tempfile
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
@@ -384,14 +384,17 @@ class Disk:
 
 
 @functools.cache
-def new_server_database() -> bytes:
-    """Made as by hand with `server.py adduser`; the hash is a cheap one, so that logging in is."""
+def new_server_database(number: int) -> bytes:
+    """The first, second … of a world, each with an epoch of its own. Made as by hand with `server.py adduser`; the hash
+    is a cheap one, so that logging in is."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "server.db")
         store = Store(path, MachineClock(WorldClock()))
         for name, role in (("admin", Role.ADMIN), ("master_user", Role.MASTER), ("client_user", Role.CLIENT)):
             store.add_user(name, CHEAP_HASH, role)
         store.close()
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("DELETE FROM starts")
         return path.read_bytes()
 
 
@@ -484,13 +487,13 @@ class World:
         self._ids = 0
         self.trades: dict[int, Trade] = {}
         self.token_seconds = 3600.0
+        self.databases = 0  # of the server, so far
         self.ledger_lost = False  # a copier's ledger, or the server's reports, cannot be complete any more
         self.reports_lost = False
         self.tags: dict[int, str] = {}  # order of a copier → the tag that it was sent with
         self.ledger_put_back = False  # an old copy of it
         self.unseen_by_it: set[int] = set()  # orders that were under way then, shown neither in account nor in history
         self.by_hand: set[int] = set()  # client positions that the follower touched himself
-        self.by_hand_early: defaultdict[int, Decimal] = defaultdict(D)  # lots of them, before the copier knew of it
         self.backup_unheard = False  # the server tells what an old backup says: the sender has not reported to it yet
         self.lost_in_the_dark = False  # a copier's ledger, while that was so
         self.healed = False
@@ -643,13 +646,8 @@ class World:
         return SimpleNamespace(store=store, hub=hub, app=app)
 
     def _new_database(self, path: Path) -> None:
-        path.write_bytes(new_server_database())
-        with sqlite3.connect(path) as db:
-            db.execute(
-                "UPDATE state SET epoch = ?, clock = ?", (secrets.token_hex(8), int(self.server.clock.time() * 1000))
-            )
-            db.execute("DELETE FROM starts")
-        db.close()
+        self.databases += 1
+        path.write_bytes(new_server_database(self.databases))
 
     def _ledger_of(self, part: Part) -> Path:
         path = self.folder / f"{part.name}.db"

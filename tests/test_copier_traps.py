@@ -12,11 +12,12 @@ from decimal import Decimal as D
 from typing import Any
 
 import pytest
-from follower import Follower, Make, order, position
+from follower import MAGIC, Follower, Make, order, position, tag_of
 
+import sim_types as t
 from copies import Copy, State
 from ledger import LedgerError
-from safety import Limits, Mode, Sizing
+from safety import Copying, Limits, Mode, Sizing
 from signals import Action, Kind, Trade
 
 
@@ -465,6 +466,100 @@ def test_a_position_whose_order_goes_on_filling_after_it_was_first_seen_keeps_al
     follower.master_closes(trade, "0.40")
     follower.passes(3)
     assert follower.volumes == [0.4]
+
+
+def closes_by_hand(follower: Follower, lots: str) -> None:
+    (shown,) = follower.broker.account.positions.values()
+    follower.broker.execution.close(shown, t.ORDER_REASON_CLIENT, "", D(lots))
+
+
+def test_what_was_closed_by_hand_while_the_answer_was_on_its_way_belongs_to_the_proportion(follower: Follower) -> None:
+    around_opens(follower, after=lambda: closes_by_hand(follower, "0.40"))
+    trade = follower.master_opens(position(1, volume="1.00"))
+    follower.look()
+    assert follower.volumes == [0.6]
+    trade = follower.master_closes(trade, "0.80")
+    follower.passes(3)
+    assert follower.volumes == [0.6]
+    follower.master_closes(trade, "0.30")
+    follower.passes(3)
+    assert follower.volumes == [0.3]
+
+
+def test_what_was_closed_by_hand_of_a_pending_order_before_its_fill_was_seen_belongs_to_the_proportion(
+    follower: Follower,
+) -> None:
+    pending = follower.master_opens(order(7, volume=D("1.00"), initial_volume=D("1.00")))
+    follower.look()
+    follower.kill()
+    follower.falls_to(1.09)
+    closes_by_hand(follower, "0.40")
+    filled = follower.master_opens(position(7, volume="1.00", price=D("1.09")))
+    follower.master_closes(pending)
+    follower.start()
+    follower.sends_book()
+    follower.passes(3)
+    follower.master_closes(filled, "0.80")
+    follower.passes(3)
+    assert follower.volumes == [0.6]
+
+
+def test_a_history_that_cannot_be_read_does_not_hold_up_what_was_opened(follower: Follower) -> None:
+    around_opens(follower, after=lambda: closes_by_hand(follower, "0.40"))
+    follower.mt5.inject("history_deals_get", "none", times=None)
+    trade = follower.master_opens(position(1, volume="1.00"))
+    follower.look()
+    assert follower.state(1) == "open"
+    follower.master_closes(trade)
+    follower.look()
+    assert follower.positions == []
+
+
+# --- what was skipped, and is there all the same: a second copier opened it, or an old ledger knows nothing of it ---
+
+
+def skipped_but_there(follower: Follower) -> Trade:
+    """The copier is down, a trade of 1.00 lots in its ledger as skipped, and 0.50 lots of a copy on the account."""
+    trade = follower.master_opens(position(1, volume="1.00", opened_at=1))
+    follower.look()
+    assert follower.state(1) == "skipped"
+    follower.kill()
+    done = follower.mt5.order_send(
+        {
+            "action": t.TRADE_ACTION_DEAL,
+            "symbol": "EURUSD",
+            "volume": 0.5,
+            "type": t.ORDER_TYPE_BUY,
+            "price": follower.mt5.symbol_info_tick("EURUSD").ask,
+            "magic": MAGIC,
+            "comment": tag_of(("master_user", Kind.POSITION, 1)),
+            "type_filling": t.ORDER_FILLING_IOC,
+        }
+    )
+    assert done.retcode == t.TRADE_RETCODE_DONE
+    return follower.master_closes(trade, "0.50")
+
+
+def test_what_was_skipped_and_is_there_is_a_proportion_of_what_the_master_has_now(follower: Follower) -> None:
+    trade = skipped_but_there(follower)
+    follower.start()
+    follower.passes(3)
+    assert follower.state(1) == "skipped"
+    follower.sends_book()
+    follower.passes(3)
+    assert follower.state(1) == "open"
+    assert follower.volumes == [0.5]
+    follower.master_closes(trade, "0.25")
+    follower.passes(3)
+    assert follower.volumes == [0.25]
+
+
+def test_what_was_skipped_and_is_there_is_closed_by_flatten_without_a_server(follower: Follower) -> None:
+    skipped_but_there(follower)
+    follower.settings["copying"] = Copying.FLATTEN
+    follower.start()
+    follower.passes(3)
+    assert follower.positions == []
 
 
 # --- rules that the account and the symbol bring ----------------------------------------------------------------------

@@ -77,6 +77,7 @@ def look(
     trades: tuple[Trade, ...] = (),
     ordered: str = "",
     at: int = 1,
+    books_known: bool = True,
 ) -> Observation:
     """`ordered`: the lots that each position's opening order asked for, and when; empty = the history does not tell."""
     positions = tuple(thing for thing in things if isinstance(thing, Position))
@@ -97,6 +98,7 @@ def look(
             for p in positions
             if ordered
         },
+        books_known=books_known,
     )
 
 

@@ -348,7 +348,10 @@ class Copier:
 
     def _remember_server(self) -> None:
         heard = (self._mirror.epoch, self._mirror.seq, self._mirror.run)
-        if heard != self._remembered and not self._mirror.went_back:
+        if heard == self._remembered:
+            return
+        copies = (copy for copy in self._ledger.copies.values() if copy.state in LIVE)
+        if self._mirror.settled({copy.master for copy in copies if copy.source is Source.TERMINAL}):
             self._ledger.set(epoch=heard[0], seq=str(heard[1]), run=heard[2])
             self._remembered = heard
 

@@ -153,6 +153,12 @@ class Mirror:
             return epoch == self.epoch
         return self.masters[master].reported_at is not None
 
+    def settled(self, masters: Iterable[str]) -> bool:
+        """Whether this database may be remembered as the one that is known: nothing that it tells is in doubt, nor will
+        be when the senders of these masters report to it for the first time."""
+        reported = all(name in self.masters and self.masters[name].reported_at is not None for name in masters)
+        return not self.went_back and (reported or not self._changed)
+
     def believed(self, key: TradeKey) -> bool:
         """Whether the lots of a trade are those of now: an old copy of the server's database may show those of then."""
         return key[0] not in self.went_back or key in self._told

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 1.0  # also without any message
 RESET_DRAWDOWN: Final = "--reset-drawdown"
+GIVEN_UP_MS: Final = 60_000  # an order that is later than the quote of one that was given up is not that one
 THREADS_END_S: Final = 0.7  # how long each of the two threads towards the server may take to end
 
 
@@ -102,10 +103,13 @@ class Sent(NamedTuple):
     buys: bool
     kind: Kind | None  # of the order; None of a position whose order the history does not have
     lots: Decimal  # that the order asked for; of such a position what it has
+    time_msc: int
 
     def may_be(self, copy: Copy) -> bool:
         """Whether it may be what became of the order that was sent for a copy, although its comment is not the tag."""
         if (self.symbol, self.buys) != (copy.symbol, copy.action.buys) or is_tag(self.comment):
+            return False
+        if copy.state is State.UNKNOWN and self.time_msc > copy.quoted_msc + GIVEN_UP_MS:
             return False
         return self.lots <= copy.volume if self.kind is None else (self.kind, self.lots) == (copy.kind, copy.volume)
 
@@ -128,16 +132,18 @@ def check_newest(ledger: CopierLedger, terminal: Terminal, config: ClientConfig)
                 o.buys,
                 o.action.kind if o.action else None,
                 o.volume,
+                o.time_msc,
             )
             for o in past
         ]
         reading = terminal.read()
         sent += [
-            Sent(o.ticket, o.magic, o.comment, o.symbol, o.action.buys, o.action.kind, o.initial_volume)
+            Sent(o.ticket, o.magic, o.comment, o.symbol, o.action.buys, o.action.kind, o.initial_volume, o.time_msc)
             for o in reading.orders
         ]
         sent += [
-            Sent(p.identifier, p.magic, p.comment, p.symbol, p.action.buys, None, p.volume) for p in reading.positions
+            Sent(p.identifier, p.magic, p.comment, p.symbol, p.action.buys, None, p.volume, p.time_msc)
+            for p in reading.positions
         ]
     except Unreadable as problem:
         why = f"nothing shows whether it is the newest: {problem}"
@@ -148,7 +154,8 @@ def check_newest(ledger: CopierLedger, terminal: Terminal, config: ClientConfig)
         }
         unknown = [one for one in later.values() if ledger.remembered(one.comment, one.identifier) is None]
         opening = [copy for copy in ledger.copies.values() if copy.state is State.OPENING]
-        for copy in opening:
+        given_up = [copy for copy in ledger.copies.values() if copy.state is State.UNKNOWN]
+        for copy in (*opening, *given_up):
             # Where the broker replaces comments, this may be what became of the order that was sent last.
             if (its := next((one for one in unknown if one.may_be(copy)), None)) is not None:
                 unknown.remove(its)

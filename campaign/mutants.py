@@ -347,6 +347,24 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         seed=1407588,
     ),
     Mutant(
+        "a doubt that ends with a restart",
+        (
+            (
+                "copier.py",
+                "if self._mirror.settled({copy.master for copy in copies if copy.source is Source.TERMINAL}):",
+                "if not self._mirror.went_back:",
+            ),
+        ),
+        "A new database is doubted after the master's first report to it, also by a copier that was started again.",
+        seed=1514539,
+    ),
+    Mutant(
+        "what was given up explains nothing",
+        (("run_copier.py", "for copy in (*opening, *given_up):", "for copy in opening:"),),
+        "An order that was given up and has filled does not make a ledger an old one.",
+        seed=1509807,
+    ),
+    Mutant(
         "told although not stored",
         (
             (

@@ -208,6 +208,30 @@ def test_a_restored_database_whose_number_has_overtaken_ours_closes_nothing(foll
     assert follower.positions == []
 
 
+def test_the_doubt_about_a_new_database_lasts_over_a_restart(follower: Follower) -> None:
+    """The sender has lost its ledger too, and reports an account that its terminal does not show yet."""
+    follower.master_opens(position(1))
+    follower.look()
+    follower.epoch, follower.server_seq = "another", 0
+    follower.book.clear()
+    follower.masters[MASTER]["reported_at"] = None
+    follower.disconnects()
+    follower.sends_book()
+    follower.passes(3)
+    follower.masters[MASTER]["reported_at"] = 2000
+    follower.restart()
+    follower.sends_book()
+    follower.passes(16)
+    assert follower.volumes == [0.1]
+    follower.sends_book()
+    follower.look()
+    assert follower.volumes == [0.1], "the same report still counts for nothing"
+    follower.masters[MASTER]["reported_at"] = 20_000
+    follower.sends_book()
+    follower.look()
+    assert follower.positions == []
+
+
 # --- what the server said last holds while it is away -----------------------------------------------------------------
 
 

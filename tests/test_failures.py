@@ -732,6 +732,46 @@ def test_a_ledger_is_not_taken_for_an_old_one_because_the_copier_was_killed_afte
     assert [follower.state(ticket) for ticket in (1, 2)] == ["open", "open"]
 
 
+def gives_up_the_first(follower: Follower, outcome: str, **details: Any) -> None:
+    """The broker replaces comments, and the open of trade 1 is given up."""
+    follower.broker_keeps_of_comments(0)
+    follower.mt5.inject("order_send", outcome, **details)
+    follower.master_opens(position(1))
+    follower.ticks(18)
+    assert follower.state(1) == "unknown"
+
+
+def test_a_ledger_is_not_taken_for_an_old_one_because_an_order_that_was_given_up_has_filled(follower: Follower) -> None:
+    """C22b: what the rule must not cost."""
+    gives_up_the_first(follower, "timeout_late_fill", seconds=20)
+    follower.kill()
+    for _ in range(4):
+        follower.clock.now += 1
+        follower.sim.tick()
+    assert follower.opened() == 1
+    follower.master_opens(position(2, "SELL"))
+    starts(follower)
+    follower.sends_book()
+    follower.look()
+    assert [follower.state(ticket) for ticket in (1, 2)] == ["unknown", "open"]
+
+
+def test_an_order_that_was_given_up_long_ago_explains_no_newer_one(follower: Follower) -> None:
+    """C22b: the old copy of the ledger knows an order like it that was given up."""
+    gives_up_the_first(follower, "timeout_not_executed")
+    old = OldCopy(follower)
+    follower.ticks(70)
+    follower.master_opens(position(2))
+    follower.look()
+    assert follower.state(2) == "open"
+    follower.mt5.sim_close_by_hand(follower.positions[-1].ticket)
+    old.is_put_back()
+    follower.sends_book()
+    follower.passes(5)
+    assert follower.opened() == 1
+    assert follower.state(2) == "skipped"
+
+
 def test_a_history_that_cannot_be_read_at_the_start_may_hide_an_old_ledger(follower: Follower) -> None:
     """C22b."""
     follower.kill()

@@ -75,10 +75,15 @@ class Copier:
         self._inbox = inbox
         self._link = link
         self._clock = clock
-        masters = {copy.key[0] for copy in ledger.copies.values()}
-        self._mirror = Mirror(ledger.get("epoch") or "", int(ledger.get("seq") or 0), ledger.get("run") or "", masters)
+        self._mirror = Mirror(
+            ledger.get("epoch") or "",
+            int(ledger.get("seq") or 0),
+            ledger.get("run") or "",
+            masters={copy.key[0] for copy in ledger.copies.values()},
+            unreported=(ledger.get("unreported") or "").split(),
+        )
         self._trader = Trader(terminal, ledger, config, self._mirror, clock)
-        self._remembered = (self._mirror.epoch, self._mirror.seq, self._mirror.run)
+        self._remembered = self._heard_of_server()
         self._server_settings = ServerSettings(Copying.PAUSED)  # as heard last: a lost connection does not end a pause
         self._settings_heard = False  # since the connection was made
         self._alone_since = 0  # UTC ms by the server's clock: before that another copier of this user was connected
@@ -346,13 +351,16 @@ class Copier:
             self._ledger.set(highest_equity=format(self._highest_equity, "f"))
             self._stored_equity = self._highest_equity
 
+    def _heard_of_server(self) -> dict[str, str]:
+        """What is remembered of the server's database, as it is in the ledger."""
+        mirror = self._mirror
+        unreported = " ".join(sorted(mirror.unreported))
+        return {"epoch": mirror.epoch, "seq": str(mirror.seq), "run": mirror.run, "unreported": unreported}
+
     def _remember_server(self) -> None:
-        heard = (self._mirror.epoch, self._mirror.seq, self._mirror.run)
-        if heard == self._remembered:
-            return
-        copies = (copy for copy in self._ledger.copies.values() if copy.state in LIVE)
-        if self._mirror.settled({copy.master for copy in copies if copy.source is Source.TERMINAL}):
-            self._ledger.set(epoch=heard[0], seq=str(heard[1]), run=heard[2])
+        heard = self._heard_of_server()
+        if heard != self._remembered and not self._mirror.went_back:
+            self._ledger.set(**heard)
             self._remembered = heard
 
     def _remember_birth(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
@@ -112,6 +112,7 @@ def order_key(held: Held) -> CopyKey:
 
 
 Thing = Position | Order
+Told = Callable[[Copy], bool]
 
 # --- what became of our copies ---------------------------------------------------------------------------------------
 
@@ -126,6 +127,18 @@ class Evidence:
     @property
     def opened(self) -> Decimal:
         return sum((d.volume for d in self.deals if d.entry is Entry.IN), NOTHING)
+
+    @property
+    def at_first(self) -> Decimal:
+        """Lots that were opened since there was nothing: a broker may close and open a position anew overnight."""
+        opened = left = NOTHING
+        for deal in sorted(self.deals, key=lambda d: (d.time_msc, d.ticket)):
+            if deal.entry is Entry.IN:
+                opened = (opened if left else NOTHING) + deal.volume
+                left += deal.volume
+            else:
+                left -= deal.volume
+        return opened
 
     @property
     def closed(self) -> Decimal:
@@ -208,13 +221,13 @@ def observe(
     magic: int,
     asked: Mapping[int, PastOrder],
     *,
-    books_known: bool,
+    told: Told,
 ) -> Observation:
     """What became of our copies.
 
     `copies` are the live ones and those given up as unknown; `evidence` and `waited` (seconds of good readings without
     the copy) speak of those that `unseen` named; `remembered` has the ledger's copy for the identifier of what is
-    `unclaimed`, found by its comment or by the ticket it once had; `asked` is explained at `find`, `books_known` at
+    `unclaimed`, found by its comment or by the ticket it once had; `asked` is explained at `find`, `told` at
     `taken_up`.
     """
     positions = {p.identifier: p for p in reading.positions}
@@ -254,7 +267,7 @@ def observe(
         if copy.reduce_to is not None and (shown.volume <= copy.reduce_to or not patient):
             news.append(Reduced(copy, shown.volume <= copy.reduce_to))
 
-    again, adopted, strangers = taken_up(free, copies, remembered, books, books_known=books_known)
+    again, adopted, strangers = taken_up(free, copies, remembered, books, told=told)
     return Observation((*news, *again), tuple(adopted), tuple(strangers), tuple(doubt))
 
 
@@ -264,13 +277,13 @@ def taken_up(
     remembered: Mapping[int, Copy],
     books: Mapping[CopyKey, Held],
     *,
-    books_known: bool,
+    told: Told,
 ) -> tuple[list[Seen], list[tuple[Held, Thing]], list[Thing]]:
     """What the account shows with our magic and no live copy has: ended copies that are there all the same, those that
     the ledger does not have (or has skipped) because it was lost, and what belongs to nobody.
 
-    Until `books_known` what was skipped waits: what it is a proportion of are not the lots that the master had when it
-    was skipped, but those that he has now.
+    What was skipped waits until it is `told` what its master has: it is a proportion of that, and not of what he had
+    when it was skipped.
     """
     again: list[Seen] = []
     adopted: list[tuple[Held, Thing]] = []
@@ -284,7 +297,7 @@ def taken_up(
         if held is not None and isinstance(thing, Order) and thing.action.kind is Kind.ORDER:
             held = _of_its_order(held, thing)
             key = held.key
-        if known is not None and known.state is State.SKIPPED and not books_known:
+        if known is not None and known.state is State.SKIPPED and not told(known):
             continue
         if known is not None and known.state is State.SKIPPED and known.key == key and key[:3] not in followed:
             known = None  # with the other legs of its trade that are there

@@ -110,7 +110,12 @@ class Mirror:
     """The masters' books as far as the server has told them."""
 
     def __init__(
-        self, last_epoch: str = "", last_seq: int = 0, last_run: str = "", masters: Iterable[str] = ()
+        self,
+        last_epoch: str = "",
+        last_seq: int = 0,
+        last_run: str = "",
+        masters: Iterable[str] = (),
+        unreported: Iterable[str] = (),
     ) -> None:
         """What the ledger remembers from before the start; `masters` are those of whom there are copies."""
         self.trades: dict[TradeKey, Held] = {}
@@ -131,7 +136,8 @@ class Mirror:
         # Masters whose books are not believed to be complete: the server's database is another one, or went back in
         # time (a backup was restored).
         self.went_back: dict[str, Doubt] = {}
-        self._changed = False  # the database is not the one that was known before
+        # The database is not the one that was known before, and these have not reported to it yet.
+        self.unreported = set(unreported)
 
     def disconnected(self) -> None:
         """The books stay as they are, but may be out of date: nothing may be opened from them."""
@@ -152,12 +158,6 @@ class Mirror:
         if source is Source.MANUAL:
             return epoch == self.epoch
         return self.masters[master].reported_at is not None
-
-    def settled(self, masters: Iterable[str]) -> bool:
-        """Whether this database may be remembered as the one that is known: nothing that it tells is in doubt, nor will
-        be when the senders of these masters report to it for the first time."""
-        reported = all(name in self.masters and self.masters[name].reported_at is not None for name in masters)
-        return not self.went_back and (reported or not self._changed)
 
     def believed(self, key: TradeKey) -> bool:
         """Whether the lots of a trade are those of now: an old copy of the server's database may show those of then."""
@@ -215,7 +215,8 @@ class Mirror:
 
         another = self.epoch not in ("", found["epoch"])
         older = not another and (found["seq"] < self.seq or self._unknown_to(starts))
-        self._changed = self._changed or another or older
+        if another or older:
+            self.unreported = {name for name, master in masters.items() if master.reported_at is None}
         went_back = {}
         self._heard_of |= masters.keys()
         for name in sorted(self._heard_of):  # also those that it does not name now: they may be deactivated in a backup
@@ -265,19 +266,19 @@ class Mirror:
             return False
         clock = self._server_clock.shown(found["server_time"], now)
         data = found["data"]
+        key = _key(data)
         gone = message["type"] == "close" and not _lots_left(data)
         if gone:  # absolute, and of the newest: true whatever may be missing before it
-            key = _key(data)
             self.trades.pop(key, None)
             self._closed.add(key)
-        if not self.synced or found["prev"] > self.seq:
+        # That a master is named (again) has no number either: what comes of one that is not shows that it was missed.
+        if not self.synced or found["prev"] > self.seq or key[0] not in self.masters:
             if gone and key[1] is Kind.ORDER:
                 self.may_have_filled.add(key)
             self.synced = False
             return True
         if not gone:
             held = _held(data, clock, now, found.get("detected_at") or 0, found["server_time"])
-            key = (held.trade.master, *held.trade.key)
             known = self.trades.get(key)
             # What moves only stops has the lots that the database has: perhaps those of then.
             lots_told = message["type"] != "modify" or known is None or known.trade.volume != held.trade.volume
@@ -317,7 +318,9 @@ class Mirror:
         number on meanwhile). When the server names a doubted master again that it has not named for a while, its last
         report is none that was made since."""
         known = self.masters.get(name)
-        first = self._changed and known is not None and known.reported_at is None and reported_at is not None
+        first = name in self.unreported and reported_at is not None
+        if first:
+            self.unreported.discard(name)
         back = known is not None and (known.reported_at or 0) > (reported_at or 0)
         named_again = known is None and name in self.went_back
         if first or back or named_again:

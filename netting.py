@@ -27,6 +27,7 @@ from copies import (
     Seen,
     State,
     Thing,
+    Told,
     find,
     how_closed,
     is_tag,
@@ -187,6 +188,7 @@ def observe_net(
     magic: int,
     *,
     books_known: bool,
+    told: Told,
 ) -> NetSeen:
     """What became of our copies."""
     news: list[Seen | Ended | Reduced] = []
@@ -196,7 +198,7 @@ def observe_net(
     closable: set[str] = set()
     pending = _pending_orders(copies, look, magic)
     placed = _placed(copies, look, pending)
-    again, untold, strangers = taken_up(pending, copies, look.orders, books, books_known=books_known)
+    again, untold, strangers = taken_up(pending, copies, look.orders, books, told=told)
     adopted: list[tuple[Held, Thing]] = [*untold]
     standing = {order.ticket for order in look.reading.orders}
     symbols = {copy.symbol for copy in copies} | {position.symbol for position in look.reading.positions}

@@ -15,7 +15,7 @@ from check import check_copier
 from config import ClientConfig, load_client
 from console import Spoken, load_module
 from copier import Copier
-from copies import LIVE, Copy, State, is_tag
+from copies import CLOCKS_APART_MS, LIVE, Copy, State, is_tag
 from ledger import CopierLedger, LedgerError, OneInstance, WrongLedger
 from link import Inbox, Listener, Reporter
 from program import Program
@@ -109,7 +109,8 @@ class Sent(NamedTuple):
         """Whether it may be what became of the order that was sent for a copy, although its comment is not the tag."""
         if (self.symbol, self.buys) != (copy.symbol, copy.action.buys) or is_tag(self.comment):
             return False
-        if copy.state is State.UNKNOWN and self.time_msc > copy.quoted_msc + GIVEN_UP_MS:
+        since_quote = self.time_msc - copy.quoted_msc
+        if copy.state is State.UNKNOWN and not -CLOCKS_APART_MS <= since_quote <= GIVEN_UP_MS:
             return False
         return self.lots <= copy.volume if self.kind is None else (self.kind, self.lots) == (copy.kind, copy.volume)
 

@@ -23,6 +23,7 @@ from copies import (
     Seen,
     State,
     Thing,
+    Told,
     is_tag,
     lookalikes,
     observe,
@@ -82,17 +83,19 @@ class Stocktaking:
         masters have. Raises `ConnectionLost`, `LedgerError`."""
         copies = self._ledger.copies.values()
         watched = [copy for copy in copies if copy.state in LIVE or copy.state is State.UNKNOWN]
-        books_known = self._mirror.known and self._mirror.synced
-        if reading.account.margin_mode is MarginMode.HEDGING:
-            seen = self._observe_each(watched, reading, books, now, books_known=books_known or all_go)
-        else:
-            seen = self._observe_net(watched, reading, books, now, books_known=books_known)
+        mirror = self._mirror
+
+        def told(copy: Copy) -> bool:
+            return all_go or (mirror.known and mirror.synced and copy.master not in mirror.went_back)
+
+        observe_all = self._observe_each if reading.account.margin_mode is MarginMode.HEDGING else self._observe_net
+        seen = observe_all(watched, reading, books, now, told)
         for news in seen.news:  # an order that is sent now may make it the same copy again, and needs its own patience
             self._missing_since.pop(news.copy, None)
         return seen
 
     def _observe_each(
-        self, watched: list[Copy], reading: Reading, books: Mapping[CopyKey, Held], now: float, *, books_known: bool
+        self, watched: list[Copy], reading: Reading, books: Mapping[CopyKey, Held], now: float, told: Told
     ) -> Observation:
         """On a hedging account every copy is a position of its own."""
         missing = unseen(watched, reading)
@@ -102,7 +105,7 @@ class Stocktaking:
         things = unclaimed(watched, reading, magic)
         remembered = self._remembered(things)
         asked = self._asked(watched, things)
-        seen = observe(watched, reading, evidence, waited, remembered, books, magic, asked, books_known=books_known)
+        seen = observe(watched, reading, evidence, waited, remembered, books, magic, asked, told=told)
         return replace(seen, news=tuple(self._at_first(one) if isinstance(one, Seen) else one for one in seen.news))
 
     def _at_first(self, seen: Seen) -> Seen:
@@ -113,12 +116,14 @@ class Stocktaking:
         if seen.kind is Kind.ORDER or not begins or seen.volume >= seen.copy.volume:
             return seen
         try:
-            return replace(seen, opened=Evidence(deals=tuple(self._terminal.deals_of(seen.ticket))).opened)
+            proof = Evidence(deals=tuple(self._terminal.deals_of(seen.ticket)))
         except ConnectionLost:
             raise
         except Unreadable as problem:
             self._spoken.say("history", f"the history cannot be read: {problem}")
             return seen
+        self._spoken.clear("history", "the history can be read again")
+        return replace(seen, opened=proof.at_first)
 
     def _remembered(self, things: Iterable[Thing]) -> dict[int, Copy]:
         """The ledger's copies by the identifiers of what they are or once were on the account."""
@@ -145,7 +150,7 @@ class Stocktaking:
         return asked
 
     def _observe_net(
-        self, watched: list[Copy], reading: Reading, books: Mapping[CopyKey, Held], now: float, *, books_known: bool
+        self, watched: list[Copy], reading: Reading, books: Mapping[CopyKey, Held], now: float, told: Told
     ) -> Observation:
         """On a netting account they are parts of one position for each symbol."""
         ledger, magic = self._ledger, self._magic
@@ -167,7 +172,8 @@ class Stocktaking:
         # Nothing is concluded in a look that has not asked the history.
         patience = {s: now - since for s, since in self._strange_since.items() if asked.get(s) is not None}
         look = Look(reading, evidence, history, waited, patience, self.foreign, tags, orders)
-        found = observe_net(watched, look, books, magic, books_known=books_known)
+        books_known = self._mirror.known and self._mirror.synced
+        found = observe_net(watched, look, books, magic, books_known=books_known, told=told)
         self.blocked, self.closable = found.blocked, found.closable
         for symbol, lots in found.foreign.items():
             if self.foreign.get(symbol) != lots:

@@ -142,8 +142,8 @@ class Trader:
         revived = copy.state in (State.CLOSED, State.CLOSED_BY_CLIENT)  # its proportion is known already
         if (begins and not revived) or filled or seen.volume > copy.volume:
             now = replace(now, volume=max(seen.volume, seen.opened))
-        if copy.state is State.SKIPPED:  # no rule has said how much it should be
-            now = replace(now, exact=seen.volume)
+        if copy.state is State.SKIPPED:  # no rule has said how much it should be: proportions begin with what both have
+            now = replace(now, exact=seen.volume, master_volume=self._lots_at_master(copy))
         if begins:
             now = replace(now, state=State.OPEN, reason="", detail="")
         if begins and copy.state is State.OPENING and copy.key in self._times:
@@ -164,6 +164,15 @@ class Trader:
             log.info("volume of %s #%d is now %s", named(now), seen.ticket, seen.volume)
         self._store(now, report)
         self._times.pop(copy.key, None)
+
+    def _lots_at_master(self, copy: Copy) -> Decimal:
+        """Of the trade, or of its leg, that is copied; those known already where the book does not tell."""
+        key = copy.key[:3]
+        left = next((leg.left for leg in self._ledger.legs.get(key, ()) if leg.number == copy.leg), None)
+        held = self._mirror.trades.get(key)
+        if held is None:
+            return copy.master_volume
+        return (held.trade.volume if left is None else left) or copy.master_volume
 
     def _ended(self, ended: Ended) -> None:
         copy = self._ledger.copies.get(ended.copy.key, ended.copy)

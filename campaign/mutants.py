@@ -342,21 +342,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "what was skipped waits for the book",
-        (("copies.py", "known.state is State.SKIPPED and not books_known:", "False:"),),
+        (("copies.py", "known.state is State.SKIPPED and not told(known):", "False:"),),
         "What was skipped and is there all the same is a proportion of what the master has now.",
         seed=1407588,
     ),
     Mutant(
         "a doubt that ends with a restart",
-        (
-            (
-                "copier.py",
-                "if self._mirror.settled({copy.master for copy in copies if copy.source is Source.TERMINAL}):",
-                "if not self._mirror.went_back:",
-            ),
-        ),
+        (("copier.py", 'unreported=(ledger.get("unreported") or "").split(),', "unreported=(),"),),
         "A new database is doubted after the master's first report to it, also by a copier that was started again.",
         seed=1514539,
+    ),
+    Mutant(
+        "a master that nobody named",
+        (("mirror.py", " or key[0] not in self.masters:", ":"),),
+        "What comes of a master that the book does not name shows that a book was missed.",
+        seed=1607441,
     ),
     Mutant(
         "what was given up explains nothing",
@@ -402,7 +402,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     # --- the copier's picture of the server
     Mutant(
         "gap in the numbers not noticed",
-        (("mirror.py", 'if not self.synced or found["prev"] > self.seq:', "if not self.synced:"),),
+        (("mirror.py", 'not self.synced or found["prev"] > self.seq or', "not self.synced or"),),
         "A message that was lost is noticed by the next one.",
         seed=12,
     ),

@@ -304,8 +304,7 @@ def _stopped(world: World, part: Part, draw: random.Random) -> None:
 
 def _remember_loss(world: World, name: str) -> None:
     if name == "copier":
-        world.ledger_lost = True
-        world.lost_in_the_dark |= world.backup_unheard
+        world.ledger_is_lost()
     if name == "server":
         world.reports_lost = True
 
@@ -371,8 +370,7 @@ def _second_copier(world: World, draw: random.Random) -> None:
         if not world.copier.alive and world.copier.starts_at is None:
             world.copier.starts_at = world.clock.now
 
-    world.ledger_lost = True  # neither of the two ledgers knows everything
-    world.lost_in_the_dark |= world.backup_unheard
+    world.ledger_is_lost()  # neither of the two knows everything
     world.later(draw.choice((3.0, 7.0)), over)
 
 

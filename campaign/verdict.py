@@ -119,7 +119,7 @@ def _closed_wrongly(world: World) -> list[str]:
             if deal.entry == t.DEAL_ENTRY_IN:
                 left, whole = left + deal.volume, whole + deal.volume
                 continue
-            before, left = left, left - deal.volume
+            left -= deal.volume
             if deal.reason != t.DEAL_REASON_EXPERT:
                 by_others.append(deal)
                 continue
@@ -128,8 +128,9 @@ def _closed_wrongly(world: World) -> list[str]:
             when = _true_time(deal.time_msc)
             lots = trade.volume_at(when)
             # What the master had when the copy was made is the whole of the proportion; never less than it has now.
-            # After a loss in the dark what was left begins anew, with any lots that the master ever had.
-            share = (before if world.lost_in_the_dark else whole) * lots / max(volume for _, volume in trade.volumes)
+            # After a loss in the dark what was left then begins anew, with any lots that the master ever had.
+            whole_now = min(whole, world.lost_in_the_dark.get(identifier, whole))
+            share = whole_now * lots / max(volume for _, volume in trade.volumes)
             if lots and left + meanwhile < (share / STEP).to_integral_value(rounding="ROUND_FLOOR") * STEP:
                 found.append(
                     f"closed at {when - START:.2f} to {left} lots although the master's #{trade.ticket} had {lots} "
@@ -191,10 +192,11 @@ def _not_alike(world: World) -> list[str]:
         whole = sum((d.volume for d in world.client_broker.deals(position=identifier) if d.entry == 0), D(0))
         first = trade.volumes[0][1]
         share = whole * master.volume / first
+        least = min(whole, world.lost_in_the_dark.get(identifier, whole))  # see `_closed_wrongly`
         # A copy that began when the master had closed a part already is the proportion of what was left then; and a
         # ledger that was lost begins anew with what both have.
         too_much = position.volume > share + STEP and whole >= first * MULTIPLIER and not world.ledger_lost
-        too_little = position.volume < min(share, whole) - STEP and not world.lost_in_the_dark  # see `_closed_wrongly`
+        too_little = position.volume < min(least * master.volume / first, least) - STEP
         if too_much or too_little or position.volume > max(share, whole):
             found.append(f"#{identifier} has {position.volume} lots, the master's #{trade.ticket} {master.volume}")
         if (position.sl, position.tp) != (master.sl, master.tp):

@@ -495,7 +495,8 @@ class World:
         self.unseen_by_it: set[int] = set()  # orders that were under way then, shown neither in account nor in history
         self.by_hand: set[int] = set()  # client positions that the follower touched himself
         self.backup_unheard = False  # the server tells what an old backup says: the sender has not reported to it yet
-        self.lost_in_the_dark = False  # a copier's ledger, while that was so
+        # Client positions and their lots when a copier's ledger was lost while that was so.
+        self.lost_in_the_dark: dict[int, Decimal] = {}
         self.healed = False
 
         self.master_broker = self._broker(1001, self.setup.master_mode, STEP)
@@ -636,6 +637,7 @@ class World:
             backup = self.folder / "server.copy"
             if backup.exists():
                 shutil.copy(backup, path)
+                self.backup_unheard = True
             else:
                 self._new_database(path)
             self.reports_lost = True
@@ -644,6 +646,12 @@ class World:
         settings = Settings(SECRET, token_seconds=self.token_seconds, hash_method=CHEAP_METHOD, hash_threads=AtOnce())
         app = application(store, hub, settings)
         return SimpleNamespace(store=store, hub=hub, app=app)
+
+    def ledger_is_lost(self) -> None:
+        """Whatever is known from now on is not all that a copier knew before."""
+        self.ledger_lost = True
+        if self.backup_unheard:
+            self.lost_in_the_dark |= {p.identifier: p.volume for p in self.client_broker.positions()}
 
     def _new_database(self, path: Path) -> None:
         self.databases += 1

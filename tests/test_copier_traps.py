@@ -554,6 +554,21 @@ def test_what_was_skipped_and_is_there_is_a_proportion_of_what_the_master_has_no
     assert follower.volumes == [0.25]
 
 
+def test_beside_another_copy_what_was_skipped_is_a_proportion_of_what_the_master_has_now(make: Make) -> None:
+    follower = make(account={"margin_mode": "netting"}, limits=Limits(5000, 500, 50, D(100), D(50), 60))
+    follower.master_opens(position(2))
+    follower.look()
+    trade = skipped_but_there(follower)
+    follower.start()
+    follower.sends_book()
+    follower.passes(20)
+    assert follower.state(1) == "open"
+    assert follower.volumes == [0.6]
+    follower.master_closes(trade, "0.25")
+    follower.passes(3)
+    assert follower.volumes == [0.35]
+
+
 def test_what_was_skipped_and_is_there_is_closed_by_flatten_without_a_server(follower: Follower) -> None:
     skipped_but_there(follower)
     follower.settings["copying"] = Copying.FLATTEN

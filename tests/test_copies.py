@@ -77,7 +77,6 @@ def look(
     trades: tuple[Trade, ...] = (),
     ordered: str = "",
     at: int = 1,
-    books_known: bool = True,
 ) -> Observation:
     """`ordered`: the lots that each position's opening order asked for, and when; empty = the history does not tell."""
     positions = tuple(thing for thing in things if isinstance(thing, Position))
@@ -98,8 +97,22 @@ def look(
             for p in positions
             if ordered
         },
-        books_known=books_known,
+        told=lambda copy: True,
     )
+
+
+def test_what_a_copy_had_at_first_is_what_was_opened_since_there_was_nothing() -> None:
+    """A broker may close and open a position anew overnight."""
+    first, closed, part, anew = (
+        replace(deal(entry, lots), time_msc=at)
+        for at, (entry, lots) in enumerate(
+            ((Entry.IN, "0.60"), (Entry.OUT, "0.60"), (Entry.IN, "0.20"), (Entry.IN, "0.40"))
+        )
+    )
+    rest = replace(deal(Entry.OUT, "0.10"), time_msc=9)
+    assert Evidence(deals=(first,)).at_first == D("0.60")
+    assert Evidence(deals=(rest, first)).at_first == D("0.60")
+    assert Evidence(deals=(anew, part, closed, first, rest)).at_first == D("0.60")
 
 
 def news(*copies: Copy, **more: Any) -> Any:

@@ -247,6 +247,27 @@ def test_a_sender_that_remembers_nothing_either_is_not_believed_while_its_termin
     assert mirror.speaks_for(HER, Source.TERMINAL, "e1")
 
 
+def test_who_has_not_reported_to_another_database_is_doubted_when_he_does_also_after_a_restart() -> None:
+    before = Mirror("e1", 10, "a", ["anna", "berta"])
+    before.apply(book(0, epoch="e2", masters={"anna": None, "berta": 500}), NOW)
+    assert before.unreported == {"anna"}
+    after = Mirror("e2", 0, "", ["anna", "berta"], before.unreported)
+    after.apply(book(0, epoch="e2", masters={"anna": 600, "berta": 600}), NOW)
+    assert after.went_back.keys() == {"anna"}, "the others do not pay for one who is away"
+    assert not after.unreported
+    after.apply(about("anna", 700), NOW + PATIENCE_S + 1)
+    assert not after.went_back
+
+
+def test_what_comes_of_a_master_that_the_book_does_not_name_shows_that_a_book_was_missed(mirror: Mirror) -> None:
+    assert mirror.apply(change("signal", 11, 10, trade(2, master="berta")), NOW)
+    assert not mirror.synced
+    mirror.apply(book(11, trade(2, master="berta"), masters={"anna": 100, "berta": 100}), NOW)
+    assert mirror.synced
+    assert not mirror.apply(change("close", 12, 11, trade(2, master="berta"), remaining=D(0)), NOW)
+    assert not mirror.trades
+
+
 def test_a_master_that_the_book_does_not_name_is_not_believed(mirror: Mirror) -> None:
     mirror.apply(book(12, masters={"berta": 100}), NOW)
     assert not mirror.speaks_for(("anna", Kind.POSITION, 99), Source.TERMINAL, "e1")

@@ -129,7 +129,7 @@ def observe(
     )
     books = dict(whole(Held(trade, 0, 0.0)) for trade in trades)
     books |= {(*held.trade_key, 1): held for held in (Held(trade, 0, 0.0, leg=1) for trade in legs)}
-    return observe_net(copies, look, books, MAGIC, books_known=books_known)
+    return observe_net(copies, look, books, MAGIC, books_known=books_known, told=lambda copy: True)
 
 
 def news(seen: NetSeen) -> list[Any]:

@@ -146,13 +146,24 @@ def _followed(world: World) -> set[int]:
 def _beyond_recognition(world: World) -> set[int]:
     """Copies that are reported and left alone: those of an order that was under way when an old copy of the ledger was
     put back, and that was repeated; and, where the broker replaces comments, those that nothing can tell whose they
-    are, because their ledger is lost, or they were opened after their order was given up."""
+    are, because their ledger is lost, or they were opened after their order was given up. And there such that a second
+    copier opened while an order like it had no answer, and that were taken for that."""
     if not world.setup.comment:
         several = [positions.keys() for positions in Copied(world).positions.values() if len(positions) > 1]
         return {identifier for positions in several if positions & world.unseen_by_it for identifier in positions}
-    found = {p.identifier for p in world.client_broker.positions()} - _followed(world)
+    positions = {p.identifier for p in world.client_broker.positions()}
+    taken_for_another = {
+        copy.client_ticket
+        for copy in world.ledger.values()
+        if world.second_copier is not None
+        and copy.client_ticket in positions
+        and world.tags.get(copy.client_ticket) != tag_of(copy.key)
+        and world.tags.get(copy.client_ticket) != tag_of((copy.master, Kind.ORDER, copy.ticket))
+    }
+    found = positions - _followed(world)
     given_up = {tag_of(copy.key) for copy in world.ledger.values() if copy.state is State.UNKNOWN}
-    return {one for one in found if world.ledger_lost or world.tags.get(one) in given_up}
+    lost = {one for one in found if world.ledger_lost or world.tags.get(one) in given_up}
+    return lost | taken_for_another
 
 
 def _not_closed(world: World) -> list[str]:

@@ -336,7 +336,8 @@ def _put_back(name: str) -> Happening:
             shutil.copy(kept, world.folder / f"{name}.db")
             _remember_loss(world, name)
             world.ledger_put_back |= name == "copier"
-            world.backup_unheard |= name == "server"
+            if name == "server":
+                world.backup_unheard = world.server_put_back = True
 
     return put_back
 

@@ -494,6 +494,7 @@ class World:
         self.ledger_put_back = False  # an old copy of it
         self.unseen_by_it: set[int] = set()  # orders that were under way then, shown neither in account nor in history
         self.by_hand: set[int] = set()  # client positions that the follower touched himself
+        self.server_put_back = False  # an old backup of its database
         self.backup_unheard = False  # the server tells what an old backup says: the sender has not reported to it yet
         # Client positions and their lots when a copier's ledger was lost while that was so.
         self.lost_in_the_dark: dict[int, Decimal] = {}
@@ -637,7 +638,7 @@ class World:
             backup = self.folder / "server.copy"
             if backup.exists():
                 shutil.copy(backup, path)
-                self.backup_unheard = True
+                self.backup_unheard = self.server_put_back = True
             else:
                 self._new_database(path)
             self.reports_lost = True

@@ -112,7 +112,7 @@ def order_key(held: Held) -> CopyKey:
 
 
 Thing = Position | Order
-Told = Callable[[Copy], bool]
+Told = Callable[[Copy], bool]  # whether the server has told what the master of a copy has now, or nobody needs it
 
 # --- what became of our copies ---------------------------------------------------------------------------------------
 
@@ -228,7 +228,7 @@ def observe(
     `copies` are the live ones and those given up as unknown; `evidence` and `waited` (seconds of good readings without
     the copy) speak of those that `unseen` named; `remembered` has the ledger's copy for the identifier of what is
     `unclaimed`, found by its comment or by the ticket it once had; `asked` is explained at `find`, `told` at
-    `taken_up`.
+    `waits_for_book`.
     """
     positions = {p.identifier: p for p in reading.positions}
     orders = {o.ticket: o for o in reading.orders}
@@ -271,6 +271,12 @@ def observe(
     return Observation((*news, *again), tuple(adopted), tuple(strangers), tuple(doubt))
 
 
+def waits_for_book(copy: Copy, told: Told) -> bool:
+    """What was skipped and is there all the same waits until it is told what its master has: it is a proportion of
+    that, and not of what he had when it was skipped."""
+    return copy.state is State.SKIPPED and not told(copy)
+
+
 def taken_up(
     free: Collection[Thing],
     copies: Iterable[Copy],
@@ -282,8 +288,7 @@ def taken_up(
     """What the account shows with our magic and no live copy has: ended copies that are there all the same, those that
     the ledger does not have (or has skipped) because it was lost, and what belongs to nobody.
 
-    What was skipped waits until it is `told` what its master has: it is a proportion of that, and not of what he had
-    when it was skipped.
+    `told` and what was skipped: see `waits_for_book`.
     """
     again: list[Seen] = []
     adopted: list[tuple[Held, Thing]] = []
@@ -297,7 +302,7 @@ def taken_up(
         if held is not None and isinstance(thing, Order) and thing.action.kind is Kind.ORDER:
             held = _of_its_order(held, thing)
             key = held.key
-        if known is not None and known.state is State.SKIPPED and not told(known):
+        if known is not None and waits_for_book(known, told):
             continue
         if known is not None and known.state is State.SKIPPED and known.key == key and key[:3] not in followed:
             known = None  # with the other legs of its trade that are there

@@ -35,6 +35,7 @@ from copies import (
     tagged,
     taken_up,
     unclaimed,
+    waits_for_book,
 )
 from mirror import CopyKey, Held, TradeKey
 from safety import Reason
@@ -221,7 +222,7 @@ def observe_net(
         if deals is not None and _is_torn(look.reading, deals):
             blocked.add(symbol)
             continue
-        if not books_known and _has_unknown_tags(deals or (), look.tags, magic):
+        if not books_known and _has_unknown_tags(deals or (), look.tags, magic, told):
             blocked.add(symbol)  # another ledger's copies, perhaps: the books will tell
             closable.add(symbol)
             continue
@@ -273,9 +274,10 @@ def _is_torn(reading: Reading, deals: Iterable[Deal]) -> bool:
     return any(filled.get(order.ticket, NOTHING) > order.initial_volume - order.volume for order in reading.orders)
 
 
-def _has_unknown_tags(deals: Iterable[Deal], tags: Mapping[str, Copy], magic: int) -> bool:
-    own = [deal for deal in deals if deal.magic == magic]
-    return any(is_tag(comment) and comment not in tags for comment in _by_comment(own))
+def _has_unknown_tags(deals: Iterable[Deal], tags: Mapping[str, Copy], magic: int, told: Told) -> bool:
+    """Whether lots are left of a copy that the ledger does not know, or has skipped: see `copies.taken_up`."""
+    own = [comment for comment in _by_comment(deal for deal in deals if deal.magic == magic) if is_tag(comment)]
+    return any(comment not in tags or waits_for_book(tags[comment], told) for comment in own)
 
 
 def _by_comment(deals: Iterable[Deal]) -> dict[str, Decimal]:

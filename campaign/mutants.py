@@ -342,7 +342,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "what was skipped waits for the book",
-        (("copies.py", "known.state is State.SKIPPED and not told(known):", "False:"),),
+        (("copies.py", "return copy.state is State.SKIPPED and not told(copy)", "return False"),),
         "What was skipped and is there all the same is a proportion of what the master has now.",
         seed=1407588,
     ),

@@ -559,7 +559,26 @@ def test_what_was_skipped_and_is_there_is_a_proportion_of_what_the_master_has_no
     assert sum(follower.volumes) == pytest.approx(0.35)
 
 
-def test_what_was_skipped_and_is_there_is_closed_by_flatten_without_a_server(follower: Follower) -> None:
+def test_what_was_skipped_and_is_there_waits_while_its_master_is_doubted(follower: Follower) -> None:
+    """The server's database is an old backup: what it says are the lots of then."""
+    trade = skipped_but_there(follower)
+    follower.start()
+    follower.server_seq = 0
+    follower.sends_book()
+    follower.passes(20)
+    assert follower.state(1) == "skipped"
+    follower.masters[trade.master]["reported_at"] = follower.server_ms()
+    follower.sends_book()
+    follower.passes(5)
+    assert follower.state(1) == "open"
+    assert follower.volumes == [0.5]
+
+
+@pytest.mark.parametrize("margin_mode", ["hedging", "netting"])
+def test_what_was_skipped_and_is_there_is_closed_by_flatten_without_a_server(make: Make, margin_mode: str) -> None:
+    follower = make(account={"margin_mode": margin_mode}, limits=Limits(5000, 500, 50, D(100), D(50), 60))
+    follower.master_opens(position(2))
+    follower.look()
     skipped_but_there(follower)
     follower.settings["copying"] = Copying.FLATTEN
     follower.start()

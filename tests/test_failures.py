@@ -32,7 +32,7 @@ from ledger import CopierLedger, LedgerError
 from link import Heard, Listener
 from mirror import Mirror
 from records import Post, Role
-from run_copier import check_newest
+from run_copier import Sent, check_newest
 from safety import Limits, Mode, Sizing
 from signals import Action, Kind, decode
 from terminal import Terminal
@@ -770,6 +770,16 @@ def test_an_order_that_was_given_up_long_ago_explains_no_newer_one(follower: Fol
     follower.passes(5)
     assert follower.opened() == 1
     assert follower.state(2) == "skipped"
+
+
+@pytest.mark.parametrize(("at", "explains"), [(-2001, False), (-2000, True), (60_000, True), (60_001, False)])
+def test_an_order_of_another_time_is_not_the_one_that_was_given_up(follower: Follower, at: int, explains: bool) -> None:
+    """C22b: by the broker's clock, from the quote at which it was sent."""
+    gives_up_the_first(follower, "timeout_not_executed")
+    copy = follower.copy(1)
+    assert copy is not None
+    sent = Sent(5, copy.magic, "", copy.symbol, True, Kind.POSITION, copy.volume, copy.quoted_msc + at)
+    assert sent.may_be(copy) is explains
 
 
 def test_a_history_that_cannot_be_read_at_the_start_may_hide_an_old_ledger(follower: Follower) -> None:

@@ -57,8 +57,10 @@ class Unusable(Exception):
 
 
 class Turn:
-    """The database for one thread at a time; what passes comes out as `Unavailable`. A class, because it is taken for
-    every question, and a generator costs four times as much."""
+    """The database for one thread at a time. Raises `Unavailable` when it is closed, and in place of errors that pass.
+
+    A class and no generator, because one is taken for every question.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()

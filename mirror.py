@@ -117,7 +117,8 @@ class Mirror:
         masters: Iterable[str] = (),
         unreported: Iterable[str] = (),
     ) -> None:
-        """What the ledger remembers from before the start; `masters` are those of whom there are copies."""
+        """What the ledger remembers from before the start; `masters` are those of whom there are copies, `unreported`
+        such as had not reported to the database of `last_epoch`, which had taken the place of another."""
         self.trades: dict[TradeKey, Held] = {}
         self.masters: dict[str, Master] = {}
         self.epoch = last_epoch
@@ -229,6 +230,7 @@ class Mirror:
             elif not another and (doubt := self._doubt(name, reported_at, now)):
                 went_back[name] = doubt
         self.went_back = went_back
+        self.unreported -= {name for name, master in masters.items() if master.reported_at is not None}
         if another or older:
             self._told = set()
         self._told = {key for key in self._told if key[0] in went_back and key in trades}
@@ -306,6 +308,8 @@ class Mirror:
             return True
         reported = entry.get("reported_at", known.reported_at)
         doubt = self._doubt(name, reported, now)
+        if reported is not None:
+            self.unreported.discard(name)
         self.masters[name] = Master(reported, entry["online"])
         self.went_back.pop(name, None)
         if doubt:
@@ -319,8 +323,6 @@ class Mirror:
         report is none that was made since."""
         known = self.masters.get(name)
         first = name in self.unreported and reported_at is not None
-        if first:
-            self.unreported.discard(name)
         back = known is not None and (known.reported_at or 0) > (reported_at or 0)
         named_again = known is None and name in self.went_back
         if first or back or named_again:

@@ -124,7 +124,7 @@ def _closed_wrongly(world: World) -> list[str]:
         trade = copied.master_of[identifier]
         left = whole = D(0)
         by_others: list[Deal] = []
-        for deal in deals:
+        for number, deal in enumerate(deals, 1):
             if deal.entry == t.DEAL_ENTRY_IN:
                 left, whole = left + deal.volume, whole + deal.volume
                 continue
@@ -135,7 +135,7 @@ def _closed_wrongly(world: World) -> list[str]:
             # What the follower closed while the order was on its way, the copier could not know of; nor of a reduction
             # that was under way, and showed nowhere, when its old ledger was put back.
             meanwhile = sum((x.volume for x in by_others if x.time_msc >= sent_at[deal.order]), D(0))
-            meanwhile += _unseen_lots(world, deals)
+            meanwhile += _unseen_lots(world, deals[:number])
             when = _true_time(deal.time_msc)
             lots = trade.volume_at(when)
             # What the master had when the copy was made is the whole of the proportion; never less than it has now.
@@ -163,14 +163,15 @@ def _beyond_recognition(world: World) -> set[int]:
         several = [positions.keys() for positions in Copied(world).positions.values() if len(positions) > 1]
         return {identifier for positions in several if positions & world.unseen_by_it for identifier in positions}
     positions = {p.identifier for p in world.client_broker.positions()}
-    taken_for_another = {
-        copy.client_ticket
-        for copy in world.ledger.values()
-        if world.second_copier is not None
-        and copy.client_ticket in positions
-        and world.tags.get(copy.client_ticket) != tag_of(copy.key)
-        and world.tags.get(copy.client_ticket) != tag_of((copy.master, Kind.ORDER, copy.ticket))
-    }
+    taken_for_another = set()
+    if world.second_copier is not None:
+        taken_for_another = {
+            copy.client_ticket
+            for copy in world.ledger.values()
+            if copy.client_ticket in positions
+            and world.tags.get(copy.client_ticket)
+            not in (tag_of(copy.key), tag_of((copy.master, Kind.ORDER, copy.ticket)))
+        }
     found = positions - _followed(world)
     given_up = {tag_of(copy.key) for copy in world.ledger.values() if copy.state is State.UNKNOWN}
     lost = {one for one in found if world.ledger_lost or world.tags.get(one) in given_up}

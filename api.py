@@ -14,7 +14,6 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any, Final, Protocol
 from flask import Response, g, request
 
 from asked import Refused, Reply, bearer_token, from_loopback, page, query, token_in, websocket_token
-from auth import HASH_METHOD, PASSWORD, Brake, Busy, Passwords, Token, Tokens, network_of
+from auth import PASSWORD, Brake, Busy, Passwords, Token, Tokens, network_of
 from bodies import (
     ACCOUNT,
     BOOK_LIMIT,
@@ -97,8 +96,6 @@ class Settings:
     behind_proxy: bool = False  # what the proxy says about addresses is believed
     websockets_per_address: int = 100
     most_websockets: int = 10_000
-    hash_method: str = HASH_METHOD  # for trials that log in thousands of times
-    hash_threads: Executor | None = None  # for trials that have one thread
 
 
 class Adopter(Protocol):
@@ -110,11 +107,11 @@ class Adopter(Protocol):
 class Api:
     """The routes' handlers: each is given the caller and what the request says, and gives status and answer."""
 
-    def __init__(self, store: Store, hub: Hub, settings: Settings) -> None:
+    def __init__(self, store: Store, hub: Hub, settings: Settings, passwords: Passwords) -> None:
         self._store = store
         self._hub = hub
         self._settings = settings
-        self._passwords = Passwords(settings.hash_method, settings.hash_threads)
+        self._passwords = passwords
         self._tokens = Tokens(settings.secret, store, settings.token_seconds)
         self._brake = Brake(store)
         self._reports: dict[int, Budget] = {}  # user id → reports that he may still send

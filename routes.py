@@ -27,7 +27,7 @@ from asked import (
     login_body,
     refuse_foreign_pages,
 )
-from auth import Busy, TooFast
+from auth import Busy, Passwords, TooFast
 from bodies import BOOK_LIMIT
 from database import Unavailable
 from db import Store
@@ -87,12 +87,20 @@ def may_send_much(api: Api, path: str, authorization: str) -> bool:
     return any(route.path == path and route.limit > BODY_LIMIT for route in ROUTES) and api.is_signed(authorization)
 
 
-def create_app(store: Store, hub: Hub, settings: Settings, clock: Clock, sockets: Adopter | None = None) -> Flask:
-    """The WSGI application. Without `sockets` it has no WebSocket; connections can still join the hub directly."""
+def create_app(
+    store: Store,
+    hub: Hub,
+    settings: Settings,
+    clock: Clock,
+    sockets: Adopter | None = None,
+    passwords: Passwords | None = None,
+) -> Flask:
+    """The WSGI application. Without `sockets` it has no WebSocket; connections can still join the hub directly.
+    `passwords`: hashes them otherwise than for people, in trials that log in thousands of times."""
     app = Flask(__name__, static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    api = Api(store, hub, settings)
+    api = Api(store, hub, settings, passwords or Passwords())
     app.extensions["api"] = api
     for route in ROUTES:
         app.add_url_rule(

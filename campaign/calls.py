@@ -28,7 +28,7 @@ from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi import checks
 
 from api import OPENAPI, Registration, Settings
-from auth import Tokens
+from auth import Passwords, Tokens
 from db import Store
 from hub import Hub
 from records import Role
@@ -77,8 +77,9 @@ class Application:
     def __init__(self, folder: Path) -> None:
         self.clock = Clock()
         self.store = Store(folder / "server.db", self.clock)
-        settings = Settings(SECRET, Registration.APPROVAL, 1e12, hash_method=CHEAP_METHOD)
-        self.wsgi = create_app(self.store, Hub(self.store, self.clock), settings, self.clock)
+        settings, passwords = Settings(SECRET, Registration.APPROVAL, 1e12), Passwords(CHEAP_METHOD)
+        hub = Hub(self.store, self.clock)
+        self.wsgi = create_app(self.store, hub, settings, self.clock, passwords=passwords)
         users = {role: self.store.add_user(f"the_{role}", "no hash", role) for role in Role}
         self.store.add_user("another_admin", "no hash", Role.ADMIN)
         tokens = Tokens(SECRET, self.store, 1e12)

@@ -40,6 +40,7 @@ import sim_types as t
 from api import Api as ServerApi
 from api import Settings
 from api_client import Api, ApiDown, ApiRefused
+from auth import Passwords
 from config import ApiSettings, ClientConfig, Module, Mt5Settings, SenderConfig
 from copier import Copier
 from copies import Copy
@@ -428,7 +429,7 @@ def application(store: Store, hub: Hub, settings: Settings) -> Flask:
         # Its clock, which stands still here, is for log lines only.
         _applications.append(create_app(store, hub, settings, MachineClock(WorldClock())))
     app = _applications[0]
-    ServerApi.__init__(app.extensions["api"], store, hub, settings)
+    ServerApi.__init__(app.extensions["api"], store, hub, settings, Passwords(CHEAP_METHOD, AtOnce()))
     return app
 
 
@@ -644,8 +645,7 @@ class World:
             self.reports_lost = True
             store = Store(path, part.clock, connect=Disk(self, part).connect)
         hub = Hub(store, part.clock)
-        settings = Settings(SECRET, token_seconds=self.token_seconds, hash_method=CHEAP_METHOD, hash_threads=AtOnce())
-        app = application(store, hub, settings)
+        app = application(store, hub, Settings(SECRET, token_seconds=self.token_seconds))
         return SimpleNamespace(store=store, hub=hub, app=app)
 
     def ledger_is_lost(self) -> None:

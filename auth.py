@@ -40,6 +40,7 @@ HASH_PATIENCE_S: Final = 10.0
 MOST_THAT_WAIT: Final = 100_000  # threads that could ever wait for their turn
 LOWER_PRIORITY: Final = 10  # how much nicer than the rest the threads that hash are
 SHORTEST_LIFE: Final = 0.8  # of the longest that a token lives
+TOKENS_REMEMBERED: Final = 10_000
 
 WRONG_PASSWORDS: Final = (
     Limit(5, 60, of_account=True, of_address=True),
@@ -149,6 +150,8 @@ class Tokens:
         self._secret = secret
         self._store = store
         self.seconds = seconds
+        # A token comes with every request. What its signature covers cannot change; a bad one raises, and is not kept.
+        self._signed = functools.lru_cache(TOKENS_REMEMBERED)(self._verified)
 
     def drawn_life(self) -> float:
         """Seconds, drawn anew for each: users that logged in together do not all have to come back together."""
@@ -162,17 +165,20 @@ class Tokens:
     def read(self, token: str) -> Token | None:
         """None when it is not one of ours, or its time is over."""
         try:
-            claims = jwt.decode(
-                token,
-                self._secret,
-                algorithms=[ALGORITHM],
-                # The times are compared below: PyJWT would ask the computer's clock.
-                options={"require": ["sub", "tv", "iat", "exp"], "verify_exp": False, "verify_iat": False},
-            )
-            found = Token(int(claims["sub"]), int(claims["tv"]), int(float(claims["exp"]) * 1000))
+            found = self._signed(token)
         except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
             return None
         return found if found.expires_at > self._store.now_ms() else None
+
+    def _verified(self, token: str) -> Token:
+        claims = jwt.decode(
+            token,
+            self._secret,
+            algorithms=[ALGORITHM],
+            # The times are compared by `read`: PyJWT would ask the computer's clock.
+            options={"require": ["sub", "tv", "iat", "exp"], "verify_exp": False, "verify_iat": False},
+        )
+        return Token(int(claims["sub"]), int(claims["tv"]), int(float(claims["exp"]) * 1000))
 
 
 def read_secret(path: Path) -> bytes:

@@ -583,7 +583,7 @@ def setup_of(seed: int) -> Setup:
     return Setup(comment="#from web") if seed % 4 == 3 else Setup()
 
 
-def drawn(seed: int, *, seconds: float = 30.0, faults: int | None = None) -> list[Event]:
+def drawn(seed: int, *, seconds: float, faults: int | None = None) -> list[Event]:
     """The events of a trial, in order."""
     draw = random.Random(f"schedule {seed}")
     names, acts, weights = zip(*TRADING, strict=True)

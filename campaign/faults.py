@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from campaign.schedule import ALL_FAULTS, drawn, setup_of
+from campaign.schedule import ALL_FAULTS, drawn, pace_of, setup_of
 from campaign.verdict import violations
 from campaign.world import START, World
 
@@ -65,16 +65,6 @@ def memory_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def pace_of(seed: int) -> tuple[float, float]:
-    """For how many seconds things go wrong in a trial, and how often the programs look meanwhile. Crowded trials find
-    the most in a second of computing; what lasts as long as patience (`MORE_FAULTS`: odd seeds) needs the long ones."""
-    if seed % 2:
-        return 30.0, 1.0
-    if seed % 14 == 0:
-        return 30.0, 0.5
-    return 20.0, 1.0 if seed % 4 else 2.0
-
-
 def trial(seed: int, *, kill_at: int = 0, faults: int | None = None, trace: bool = False) -> tuple[Result, list[str]]:
     """One trial; what came of it and, with `trace`, what happened in it."""
     result = Result(1)
@@ -82,10 +72,10 @@ def trial(seed: int, *, kill_at: int = 0, faults: int | None = None, trace: bool
         world = World(seed, folder, kill_at=kill_at, trace=trace, setup=setup_of(seed))
         if trace:
             listen(world)
-        seconds, tick = pace_of(seed)
-        for event in drawn(seed, seconds=seconds, faults=faults):
+        tick_s = pace_of(seed).tick_s
+        for event in drawn(seed, faults=faults):
             while world.clock.now - START < event.at:
-                world.tick(tick)
+                world.tick(tick_s)
             if event.name in ALL_FAULTS:
                 result.faults[event.name] += 1
                 world.note("fault", event.name)

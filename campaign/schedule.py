@@ -575,7 +575,17 @@ MORE_FAULTS: Final[dict[str, Happening]] = {
     "follower trades himself": _own_trade,
     "machine asleep as long as patience": _asleep_for_patience,
 }
-ALL_FAULTS: Final = (*FAULTS, *MORE_FAULTS)
+# Drawn by themselves, and early, in the seeds that are looked at most coarsely.
+OUTAGES: Final[dict[str, Happening]] = {
+    f"{side} terminal: {what} beyond patience": _reads(side, function, outcome, (16, 17))
+    for side in ("client", "master")
+    for what, function, outcome in (
+        ("reads answer None", "positions_get", "none"),
+        ("pending orders unreadable", "orders_get", "none"),
+        ("disconnected", "*", "disconnected"),
+    )
+}
+ALL_FAULTS: Final[dict[str, Happening]] = FAULTS | MORE_FAULTS | OUTAGES
 
 
 def setup_of(seed: int) -> Setup:
@@ -583,9 +593,33 @@ def setup_of(seed: int) -> Setup:
     return Setup(comment="#from web") if seed % 4 == 3 else Setup()
 
 
-def drawn(seed: int, *, seconds: float, faults: int | None = None) -> list[Event]:
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """For how long things go wrong in a trial, and how often the programs look meanwhile."""
+
+    seconds: float
+    tick_s: float
+
+
+CALM: Final = Pace(30, 1)  # what lasts as long as patience has room in it
+FINE: Final = Pace(30, 0.5)
+CROWDED: Final = Pace(20, 1)  # these find the most in a second of computing
+COARSE: Final = Pace(20, 2)
+
+
+def pace_of(seed: int) -> Pace:
+    if seed % 2:
+        return CALM
+    if seed % 14 == 0:
+        return FINE
+    return CROWDED if seed % 4 else COARSE
+
+
+def drawn(seed: int, *, faults: int | None = None) -> list[Event]:
     """The events of a trial, in order."""
     draw = random.Random(f"schedule {seed}")
+    pace = pace_of(seed)
+    seconds = pace.seconds
     names, acts, weights = zip(*TRADING, strict=True)
     events = [
         Event(draw.uniform(1.0, seconds), names[i], draw.getrandbits(32), acts[i])
@@ -603,4 +637,7 @@ def drawn(seed: int, *, seconds: float, faults: int | None = None) -> list[Event
         if name == "old ledger of the copier put back":
             events.append(Event(draw.uniform(1.0, at), "copy of the ledger", 0, copy_ledger))
         events.append(Event(at, name, draw.getrandbits(32), MORE_FAULTS[name]))
+    if pace is COARSE and faults is None:
+        name = draw.choice(list(OUTAGES))
+        events.append(Event(draw.uniform(1.0, 3.0), name, draw.getrandbits(32), OUTAGES[name]))
     return sorted(events, key=lambda event: event.at)

@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 
 import sim_types as t
 from campaign.faults import listen, memory_folder
-from campaign.schedule import ALL_FAULTS, FAULTS, MORE_FAULTS, back_up
+from campaign.schedule import ALL_FAULTS, back_up
 from campaign.world import MAGIC, START, SYMBOLS, UTC_OFFSET_S, Setup, World
 from safety import Limits, Mode, Sizing
 from sim_records import Request
@@ -332,9 +332,9 @@ def run_with_faults(pair: str, number: int, *, trace: bool = False) -> list[str]
         for at, name, detail in trial.plan:
             while world.clock.now - START < at:
                 world.tick()
-            if name in FAULTS or name in MORE_FAULTS:
+            if name in ALL_FAULTS:
                 world.note("fault", name)
-                (FAULTS | MORE_FAULTS)[name](world, random.Random(detail))
+                ALL_FAULTS[name](world, random.Random(detail))
             elif name == "backup":
                 back_up(world, draw)
             else:

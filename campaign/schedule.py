@@ -575,9 +575,9 @@ MORE_FAULTS: Final[dict[str, Happening]] = {
     "follower trades himself": _own_trade,
     "machine asleep as long as patience": _asleep_for_patience,
 }
-# Drawn by themselves, and early, in the seeds that are looked at most coarsely.
+# Drawn by themselves, early enough to end by themselves, in the seeds that are looked at most coarsely.
 OUTAGES: Final[dict[str, Happening]] = {
-    f"{side} terminal: {what} beyond patience": _reads(side, function, outcome, (16, 17))
+    f"{side} terminal: {what} beyond patience": _reads(side, function, outcome, (18, 20))
     for side in ("client", "master")
     for what, function, outcome in (
         ("reads answer None", "positions_get", "none"),
@@ -604,7 +604,7 @@ class Pace:
 CALM: Final = Pace(30, 1)  # what lasts as long as patience has room in it
 FINE: Final = Pace(30, 0.5)
 CROWDED: Final = Pace(20, 1)  # these find the most in a second of computing
-COARSE: Final = Pace(20, 2)
+COARSE: Final = Pace(30, 2)
 
 
 def pace_of(seed: int) -> Pace:
@@ -639,5 +639,5 @@ def drawn(seed: int, *, faults: int | None = None) -> list[Event]:
         events.append(Event(at, name, draw.getrandbits(32), MORE_FAULTS[name]))
     if pace is COARSE and faults is None:
         name = draw.choice(list(OUTAGES))
-        events.append(Event(draw.uniform(1.0, 3.0), name, draw.getrandbits(32), OUTAGES[name]))
+        events.append(Event(draw.uniform(3.0, 10.0), name, draw.getrandbits(32), OUTAGES[name]))
     return sorted(events, key=lambda event: event.at)

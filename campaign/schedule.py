@@ -558,8 +558,7 @@ FAULTS: Final[dict[str, Happening]] = {
 }
 
 
-# Drawn by themselves and in odd seeds only: the even ones that are known to catch a mutant go on meaning what they
-# meant.
+# Drawn by themselves, in the seeds that have room for what lasts as long as patience.
 MORE_FAULTS: Final[dict[str, Happening]] = {
     "client terminal: history unreadable for longer than patience": _reads(
         "client", "history_deals_get", "none", (16, 20)
@@ -575,7 +574,7 @@ MORE_FAULTS: Final[dict[str, Happening]] = {
     "follower trades himself": _own_trade,
     "machine asleep as long as patience": _asleep_for_patience,
 }
-# Drawn by themselves, early enough to end by themselves, in the seeds that are looked at most coarsely.
+# Drawn by themselves, early enough to end by themselves, in the seeds whose clock is the coarsest.
 OUTAGES: Final[dict[str, Happening]] = {
     f"{side} terminal: {what} beyond patience": _reads(side, function, outcome, (18, 20))
     for side in ("client", "master")
@@ -601,7 +600,7 @@ class Pace:
     tick_s: float
 
 
-CALM: Final = Pace(30, 1)  # what lasts as long as patience has room in it
+CALM: Final = Pace(30, 1)
 FINE: Final = Pace(30, 0.5)
 CROWDED: Final = Pace(20, 1)  # these find the most in a second of computing
 COARSE: Final = Pace(30, 2)
@@ -631,7 +630,7 @@ def drawn(seed: int, *, faults: int | None = None) -> list[Event]:
         if name == "database of the server restored from an old backup":
             events.append(Event(draw.uniform(1.0, at), "backup", 0, back_up))
         events.append(Event(at, name, draw.getrandbits(32), FAULTS[name]))
-    if seed % 2 and faults is None:
+    if pace is CALM and faults is None:
         name = draw.choice(list(MORE_FAULTS))
         at = draw.uniform(3.0, seconds)
         if name == "old ledger of the copier put back":

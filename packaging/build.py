@@ -83,7 +83,9 @@ def under_wine(arguments: list[str]) -> int:
     wine.start()
     try:
         wine.install([ROOT / name for name in REQUIREMENTS])
-        return wine.run_python([windows_path(Path(__file__)), *arguments], ROOT)
+        if code := wine.run_python([windows_path(Path(__file__)), *arguments], ROOT):
+            print(f"Not built: the Windows Python ended with exit code {code}", file=sys.stderr)
+        return code
     finally:
         wine.stop()
 

@@ -187,7 +187,7 @@ def table(result: Result, seconds: float) -> str:
         *((f"fault: {name}", result.faults[name]) for name in ALL_FAULTS if name in result.faults),
         ("VIOLATIONS", len(result.broken)),
     ]
-    return "\n".join(f"{name:<60} {number:>10,}" for name, number in lines)
+    return "\n".join(f"{name:<66} {number:>10,}" for name, number in lines)
 
 
 def schedules(seed: int, count: int, faults: int | None = None) -> Iterator[tuple[int, int, int | None]]:

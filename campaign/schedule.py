@@ -560,12 +560,8 @@ FAULTS: Final[dict[str, Happening]] = {
 
 # Drawn by themselves, in the seeds that have room for what lasts as long as patience.
 MORE_FAULTS: Final[dict[str, Happening]] = {
-    "client terminal: history unreadable for longer than patience": _reads(
-        "client", "history_deals_get", "none", (16, 20)
-    ),
-    "master terminal: history unreadable for longer than patience": _reads(
-        "master", "history_deals_get", "none", (16, 20)
-    ),
+    "client terminal: history unreadable beyond patience": _reads("client", "history_deals_get", "none", (16, 20)),
+    "master terminal: history unreadable beyond patience": _reads("master", "history_deals_get", "none", (16, 20)),
     "order: timed out, filled after it was given up": _order("timeout_late_fill", seconds=20, where=OF_AN_OPEN),
     "order: master closes before it is filled": _closed_while_under_way,
     "requests: delayed for 20 to 30 s": _network("very late"),

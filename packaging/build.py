@@ -84,8 +84,8 @@ def under_wine(arguments: list[str]) -> int:
     try:
         wine.install([ROOT / name for name in REQUIREMENTS])
         if code := wine.run_python([windows_path(Path(__file__)), *arguments], ROOT):
-            print(f"Not built: the Windows Python ended with exit code {code}", file=sys.stderr)
-        return code
+            raise NotBuilt(f"the Windows Python ended with exit code {code}")
+        return 0
     finally:
         wine.stop()
 

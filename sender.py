@@ -50,6 +50,8 @@ from worker import Status, Worker
 log = logging.getLogger(__name__)
 
 BOOK_EVERY_S: Final = 5.0
+FLAT_LOOK_S: Final = 1.0  # between two looks at quotes while there is no trade whose symbol is watched in any case
+BREAK_S: Final = 1800.0  # so long without a quote, under good readings, is a closed market: the broker may set its clock
 WATCHED_S: Final = 2.0  # a quote that was not there at a look so young (or two polls) has just been made
 SERVER_CLOCK_WINDOW_S: Final = 60.0  # for so long (twice at most) the answer with the least delay shows its time
 GAP_S: Final = 10.0  # longer than any rest between two readings: the process slept
@@ -68,22 +70,27 @@ class BrokerClock:
     """The broker's clock as quotes show it when they come in.
 
     A quote that was there already may be hours old and shows nothing; one that was not there a moment ago has just been
-    made.
+    made. It is set for summer time while the market is closed, so after such a break it is not carried on: an hour that
+    has gone would make every trade seem an hour old.
     """
 
     def __init__(self, a_moment: float = WATCHED_S) -> None:
         """`a_moment` is the longest time between two looks of which the later shows what has just been made."""
         self.a_moment = a_moment
         self._last: Mapping[str, int] = {}  # symbol → time of its newest quote at the last look
-        self._looked = 0.0
+        self.looked = 0.0
+        self._came = 0.0
         self._clock = RemoteClock()
 
-    def look(self, quote_times: Mapping[str, int], now: float) -> None:
-        """These are the symbols' newest quotes."""
+    def look(self, quote_times: Mapping[str, int], now: float, watching_since: float) -> None:
+        """These are the symbols' newest quotes; readings of the account have been good since then."""
         came = [msc for name, msc in quote_times.items() if msc > self._last.get(name, msc)]
-        moment = now - self._looked <= self.a_moment
-        self._last, self._looked = quote_times, now
+        moment = now - self.looked <= self.a_moment
+        self._last, self.looked = quote_times, now
         if came and moment:
+            if now - max(self._came, watching_since) > BREAK_S:
+                self._clock = RemoteClock()
+            self._came = now
             self._clock = self._clock.shown(max(came), now)
 
     @property
@@ -340,17 +347,19 @@ class Sender:
         Two measures, and the larger counts: the broker's clock (newest quote less time of opening), which also knows
         what happened while this program was not running, and the own monotonic clock since the trade was first seen.
         """
-        symbols = {trade.symbol for trade in trades.values()}
-        if not self._broker_clock.known:
-            if self._market_watch is None:
-                self._market_watch = self._terminal.market_watch()
-            symbols |= self._market_watch
-        self._measured_at = now
-        self._broker_clock.look(self._terminal.quote_times(symbols), now)
-        broker_now = self._broker_clock.now_msc(now)
         gap = math.inf if self._last_good is None else now - self._last_good
         if gap > GAP_S:
             self._watching_since = now
+        self._measured_at = now
+        clock = self._broker_clock
+        symbols = {trade.symbol for trade in trades.values()}
+        if not (symbols and clock.known):
+            if self._market_watch is None:
+                self._market_watch = self._terminal.market_watch()
+            symbols |= self._market_watch
+        if trades or not clock.known or now - clock.looked >= FLAT_LOOK_S:
+            clock.look(self._terminal.quote_times(symbols), now, self._watching_since)
+        broker_now = clock.now_msc(now)
         # A terminal that has just logged in may show an account bit by bit.
         age_when_seen = round(gap * 1000) if now - self._watching_since >= PATIENCE_S else None
         opened = {(Kind.POSITION, p.identifier): p.time_msc for p in reading.positions}

@@ -921,31 +921,68 @@ def test_after_the_broker_has_set_its_clock_back_new_positions_are_new_again(des
     assert (Kind.POSITION, kept) in desk.api.book
 
 
+@pytest.mark.parametrize("held", [True, False], ids=["a position is held", "the account is flat"])
+def test_after_the_broker_has_set_its_clock_back_over_a_weekend_no_trade_seems_an_hour_old(
+    desk: Desk, held: bool
+) -> None:
+    first = desk.open()
+    desk.passes(30)
+    if not held:
+        desk.close(first)
+        desk.passes(5)
+    desk.quotes_come = False
+    desk.passes(3600, 5.0)
+    desk.broker.change_account({"utc_offset": 2.0})
+    desk.quotes_come = True
+    for _ in range(3):
+        ticket = desk.open()
+        desk.poll(3)
+        age = desk.api.ages[Kind.POSITION, ticket]
+        assert age is not None
+        assert age < 1000
+        desk.passes(60, 1.0)
+
+
+def test_the_quotes_that_come_first_after_an_outage_do_not_make_a_trade_young(desk: Desk) -> None:
+    """Nobody could look for 40 minutes; then the terminal shows a trade of then, and first a quote of then."""
+    clock = desk.sender._broker_clock
+    before = clock.now_msc(desk.clock.monotonic())
+    assert before is not None
+    desk.mt5.inject("positions_get", "none", times=None)
+    desk.passes(2400, 5.0)
+    now = desk.clock.monotonic()
+    clock.look({"US30": before}, now, now)
+    clock.look({"US30": before + 60_000}, now + 1, now)
+    after = clock.now_msc(now + 1)
+    assert after is not None
+    assert after - before > 2_390_000
+
+
 def test_the_brokers_clock_is_not_known_before_a_quote_has_come_in() -> None:
     clock = BrokerClock()
-    clock.look({}, 100.0)
-    clock.look({"EURUSD": 5_000}, 101.0)
-    clock.look({"EURUSD": 5_000, "US30": 9_000}, 102.0)
+    clock.look({}, 100.0, 0.0)
+    clock.look({"EURUSD": 5_000}, 101.0, 0.0)
+    clock.look({"EURUSD": 5_000, "US30": 9_000}, 102.0, 0.0)
     assert clock.now_msc(102.0) is None
-    clock.look({"EURUSD": 6_000, "US30": 9_000}, 103.0)
+    clock.look({"EURUSD": 6_000, "US30": 9_000}, 103.0, 0.0)
     assert clock.now_msc(103.0) == 6_000
     assert clock.now_msc(104.5) == 7_500
 
 
 def test_a_quote_that_came_while_nobody_looked_shows_nothing() -> None:
     clock = BrokerClock()
-    clock.look({"EURUSD": 5_000}, 100.0)
-    clock.look({"EURUSD": 6_000}, 3700.0)
-    clock.look({"US30": 6_000}, 3701.0)
-    clock.look({"EURUSD": 7_000, "US30": 6_000}, 3702.0)  # in the book again: it may have been made long ago
+    clock.look({"EURUSD": 5_000}, 100.0, 0.0)
+    clock.look({"EURUSD": 6_000}, 3700.0, 0.0)
+    clock.look({"US30": 6_000}, 3701.0, 0.0)
+    clock.look({"EURUSD": 7_000, "US30": 6_000}, 3702.0, 0.0)  # in the book again: it may have been made long ago
     assert clock.now_msc(3702.0) is None
 
 
 def test_a_quote_that_comes_late_does_not_hold_the_brokers_clock_back() -> None:
     clock = BrokerClock()
-    clock.look({"EURUSD": 0, "US30": 0}, 100.0)
-    clock.look({"EURUSD": 100_000, "US30": 0}, 101.0)
-    clock.look({"EURUSD": 100_000, "US30": 40_000}, 102.0)
+    clock.look({"EURUSD": 0, "US30": 0}, 100.0, 0.0)
+    clock.look({"EURUSD": 100_000, "US30": 0}, 101.0, 0.0)
+    clock.look({"EURUSD": 100_000, "US30": 40_000}, 102.0, 0.0)
     assert clock.now_msc(102.0) == 101_000
 
 
@@ -953,8 +990,8 @@ def test_a_quote_that_comes_late_does_not_hold_the_brokers_clock_back() -> None:
 def test_two_clocks_that_drift_apart_for_two_weeks_do_not_make_trades_old_or_young(rate: float) -> None:
     clock = BrokerClock()
     for now in range(0, 14 * 86_400, 60):
-        clock.look({"EURUSD": int((now - 0.1) * rate * 1000)}, now - 0.1)
-        clock.look({"EURUSD": int(now * rate * 1000)}, float(now))
+        clock.look({"EURUSD": int((now - 0.1) * rate * 1000)}, now - 0.1, 0.0)
+        clock.look({"EURUSD": int(now * rate * 1000)}, float(now), 0.0)
         known = clock.now_msc(float(now))
         assert known is None or abs(known - now * rate * 1000) < 100
 

@@ -13,6 +13,7 @@ import queue
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Any, Final
@@ -25,7 +26,7 @@ from copies import LIVE, State
 from ledger import CopierLedger, LedgerError
 from link import Heard, Inbox, Lost
 from mirror import CopyKey, Held, Mirror
-from plan import Known, Open, Refuse, Rules, StopsAre, plan
+from plan import Known, Move, Open, Refuse, Rules, SetStops, Step, StopsAre, plan
 from program import main
 from safety import Copying, Limits, drawdown_percent, stricter
 from signals import TIME_MS, Action, Check, Source, an_object, number, one_of, or_null, read_fields
@@ -96,7 +97,10 @@ class Copier:
         self._reading: Reading | None = None  # the last good one
         self._spoken = Spoken(log)
         self._asked_at = -math.inf
-        self._defect = False
+        self._waiting: dict[
+            CopyKey, float
+        ] = {}  # moves whose turn did not come in the last look, since when (monotonic)
+        self.defect = ""  # of this program, the first since its start; then nothing is opened
         self.ended = ""  # why the copier must stop; empty while it need not
 
     # -- receiving
@@ -211,7 +215,8 @@ class Copier:
         connected = mirror.synced and self._settings_heard
         online = [name for name, master in mirror.masters.items() if master.online]
         copying = self.rules().copying if mirror.known else stricter(self._config.copying, self._typed)
-        parts = ["connected" if connected else "NOT CONNECTED"]
+        parts = ["OPENS NOTHING UNTIL IT IS STARTED AGAIN, see client.log"] if self.defect else []
+        parts.append("connected" if connected else "NOT CONNECTED")
         parts.append(f"{', '.join(online)} online" if online else "NO MASTER ONLINE")
         limits, lots = self.rules().limits, sum((copy.current or copy.volume for copy in live), Decimal(0))
         parts += [f"copying {copying}", f"copies {len(live)}/{limits.max_exposure_trades}"]
@@ -226,6 +231,7 @@ class Copier:
             parts.append(f"drawdown {drawdown:.1f}/{limits.max_drawdown_percent.normalize():f} %")
             parts.append(f"equity {account.equity} {account.currency}")
         short = f"{len(live)} copies" if connected else "NOT CONNECTED"
+        short = "OPENS NOTHING" if self.defect else short
         return Status(" | ".join(parts), f"{short}, copying {copying}: copier {self._config.mt5.login}")
 
     # -- one round
@@ -297,7 +303,8 @@ class Copier:
             highest_equity=self._highest_equity,
             now=now,
             server_ms=mirror.server_ms(now),
-            opens_allowed=opens and mirror.synced and self._settings_heard and not in_doubt and not self._defect,
+            opens_allowed=opens and mirror.synced and self._settings_heard and not in_doubt,
+            defect=self.defect,
             born_at=self._born_at if mirror.epoch == self._born_epoch else 0,
             alone_since=self._alone_since,
             utc_offset_s=self._terminal.utc_offset_s({symbol.name for symbol in symbols.values() if symbol}),
@@ -307,18 +314,61 @@ class Copier:
             blocked=self._stock.blocked,
             closable=self._stock.closable,
         )
-        steps = plan(mirror, known, rules)
+        steps = self._planned(known, rules)
+        problem = self._carry_out(steps, reading, rules) or problem
+        self._trader.forget({*books, *ledger.copies})
+        return _raised(problem) or any(not isinstance(step, Refuse | StopsAre) for step in steps)
+
+    def _planned(self, known: Known, rules: Rules) -> list[Step]:
+        """What to do now. A defect of this program about one symbol must not keep the copies of others from being
+        closed."""
+        try:
+            return plan(self._mirror, known, rules)
+        except Exception as defect:
+            if not self.defect:
+                log.exception("a defect of this program: nothing is opened any more, other copies are still followed")
+            self.stop_opening(repr(defect))
+        steps: list[Step] = []
+        for symbol in {copy.symbol for copy in known.copies.values()}:
+            copies = {key: copy for key, copy in known.copies.items() if copy.symbol == symbol}
+            with suppress(Exception):
+                steps += plan(self._mirror, replace(known, copies=copies, opens_allowed=False), rules)
+        return steps
+
+    def _carry_out(self, steps: list[Step], reading: Reading, rules: Rules) -> LedgerError | None:
+        """Do it: all that takes risk away; then opens, and then moves, for a short time each. A close that comes
+        meanwhile, or a move or an open among very many of the other kind, does not wait until all are done. What was
+        not done is planned anew in the next look, and moves take turns."""
+        problem: LedgerError | None = None
         self._trader.announce(steps)
-        planned = self._clock.monotonic()
-        for step in steps:
-            if isinstance(step, Open) and self._clock.monotonic() - planned > FRESH_S:
-                break  # quotes, ages and margin are old by now: look again first
+        ends: dict[type[Step], float] = {
+            Open: self._clock.monotonic() + FRESH_S
+        }  # older quotes, ages and margin are no ground to open on
+        waiting: dict[CopyKey, float] = {}
+        for step in sorted(steps, key=self._turn):
+            match step:
+                case Open() if self._clock.monotonic() > ends[Open]:
+                    continue
+                case SetStops() | Move():
+                    if self._clock.monotonic() > ends.setdefault(Move, self._clock.monotonic() + FRESH_S):
+                        waiting[step.copy.key] = self._waiting.get(step.copy.key, self._clock.monotonic())
+                        continue
+                case StopsAre() if step.copy.key in waiting:
+                    continue
             try:
                 self._trader.do(step, reading, rules)
             except LedgerError as error:
                 problem = error
-        self._trader.forget({*books, *ledger.copies})
-        return _raised(problem) or any(not isinstance(step, Refuse | StopsAre) for step in steps)
+        self._waiting = waiting
+        return problem
+
+    def _turn(self, step: Step) -> tuple[int, float]:
+        match step:
+            case SetStops() | Move():
+                return 1, self._waiting.get(step.copy.key, math.inf)
+            case StopsAre():
+                return 2, 0.0  # what is to be told of a move depends on what has come of it
+        return 0, 0.0
 
     def _take_stock(self, reading: Reading, now: float) -> bool:
         """Write down what account and server have shown. Whether the account contradicts the ledger unproven."""
@@ -396,9 +446,9 @@ class Copier:
             found[name] = symbol
         return found
 
-    def stop_opening(self) -> None:
+    def stop_opening(self, why: str) -> None:
         """After a defect of this program: what is open is still followed and closed, nothing is opened any more."""
-        self._defect = True
+        self.defect = self.defect or why
 
 
 def _raised(problem: LedgerError | None) -> bool:

@@ -206,9 +206,11 @@ def unseen(copies: Iterable[Copy], reading: Reading) -> list[Copy]:
 
 
 def unclaimed(copies: Iterable[Copy], reading: Reading, magic: int) -> list[Thing]:
-    """What has our magic on the account and is not known as an open copy."""
+    """What has our magic on the account and is not known as an open copy. Also that of an order which was given up
+    before the number was changed: it may have filled."""
+    ours = {magic, *(copy.magic for copy in copies if copy.state is State.UNKNOWN)}
     claimed = {(copy.client_kind, copy.client_ticket) for copy in copies if copy.state in (State.OPEN, State.CLOSING)}
-    return [t for t in reading.everything if t.magic == magic and (t.kind, t.identifier) not in claimed]
+    return [t for t in reading.everything if t.magic in ours and (t.kind, t.identifier) not in claimed]
 
 
 def observe(

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 SILENCE_S: Final = 15.0  # the server speaks every 5 s; three silent periods end the connection
 # The book comes as soon as a connection stands. Nothing else shows how long a first message was on its way, so that one
-# which may have been for longer is not waited for: its trades would look younger than they are.
+# which may have been for longer is not waited for: its trades would look younger than they are. Where it was there and
+# this program was not (a call of the terminal holds up all threads while it lasts), it counts as come before all that.
 FIRST_BOOK_S: Final = 3.0
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 15.0
@@ -118,6 +119,7 @@ class Listener(threading.Thread):
         token = ""
         try:
             token = self._api.token()
+            began = time.monotonic()
             connection = open_websocket(self._settings, token, self._ledger)
         except websocket.WebSocketBadStatusException as refused:
             if refused.status_code == 401:
@@ -133,9 +135,11 @@ class Listener(threading.Thread):
                 if code == websocket.ABNF.OPCODE_CLOSE:
                     return self._closed(data, token), heard
                 if code == websocket.ABNF.OPCODE_TEXT:
+                    now = time.monotonic()
                     if not heard:
                         connection.settimeout(SILENCE_S)
-                    self._inbox.put(Heard(decode(data), time.monotonic()))
+                        now = began if now - began > FIRST_BOOK_S else now
+                    self._inbox.put(Heard(decode(data), now))
                     heard = True
         except websocket.WebSocketTimeoutException:
             return Lost(f"nothing heard for {SILENCE_S if heard else FIRST_BOOK_S:.0f} s"), heard

@@ -161,7 +161,8 @@ class Mirror:
         return self.masters[master].reported_at is not None
 
     def believed(self, key: TradeKey) -> bool:
-        """Whether the lots of a trade are those of now: an old copy of the server's database may show those of then."""
+        """Whether the side and the lots of a trade, and what a pending order says, are those of now: an old copy of the
+        server's database may show those of then."""
         return key[0] not in self.went_back or key in self._told
 
     def server_ms(self, now: float) -> int | None:
@@ -283,7 +284,7 @@ class Mirror:
             held = _held(data, clock, now, found.get("detected_at") or 0, found["server_time"])
             known = self.trades.get(key)
             # What moves only stops has the lots that the database has: perhaps those of then.
-            lots_told = message["type"] != "modify" or known is None or known.trade.volume != held.trade.volume
+            lots_told = message["type"] != "modify" or known is None or _signed(known.trade) != _signed(held.trade)
             self.trades[key] = held
             self._closed.discard(key)  # it is there again: what was said before no longer counts
             if key[0] in self.went_back and lots_told:
@@ -334,6 +335,10 @@ class Mirror:
 def _lots_left(data: Mapping[str, Any]) -> Decimal:
     left: Decimal = read_fields(data, {"remaining": number(0, 1_000_000)}, others_allowed=True)["remaining"]
     return left
+
+
+def _signed(trade: Trade) -> Decimal:
+    return trade.volume if trade.action.buys else -trade.volume
 
 
 def _key(data: Mapping[str, Any]) -> TradeKey:

@@ -183,6 +183,7 @@ class Known:
     now: float  # monotonic seconds
     server_ms: int | None = None  # UTC by the server's clock; None = not known
     opens_allowed: bool = True  # False while the reading is in doubt or the books are not up to date
+    defect: str = ""  # of this program, since it started: then nothing is opened
     born_at: int = 0  # when the ledger began, UTC ms by the clock of this server database; 0 = with another database
     alone_since: int = 0  # until then, UTC ms by the server's clock, another copier of this user was connected
     utc_offset_s: int | None = None  # of the client's broker clock; None = not known
@@ -214,7 +215,7 @@ class Known:
 
 
 def plan(mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
-    """What to do now, in this order: what takes risk away, what moves stops, what opens."""
+    """What to do now, in this order: what takes risk away, what opens, what moves stops, what is told of them."""
     away: list[Step] = []
     moves: list[Step] = []
     shares = _shares_of_legs(known)
@@ -231,7 +232,7 @@ def plan(mirror: Mirror, known: Known, rules: Rules) -> list[Step]:
         away, moves = _trims(away, known), _net_stops(moves, known, rules)
     moves, told = _possible(moves, known)
     opens = _opens(known, rules, {step.copy.symbol for step in away if isinstance(step, Trim)})
-    return away + moves + opens + told
+    return away + opens + moves + told
 
 
 def _shares_of_legs(known: Known) -> dict[CopyKey, Decimal]:
@@ -311,7 +312,10 @@ def _follow(
         return _end(copy, position, order, Reason.MASTER_CLOSED)
 
     trade = held.trade
-    if trade.action.buys != copy.action.buys:  # the master turned round: what this is a copy of is gone
+    turned = trade.action.buys != copy.action.buys
+    if (turned or trade.kind is Kind.ORDER) and not mirror.believed(copy.key[:3]):
+        return []
+    if turned:  # what this is a copy of is gone
         return _end(copy, position, order, Reason.MASTER_CLOSED)
     if order is not None and copy.kind is Kind.ORDER and is_over(trade.expiration, known.server_ms, order):
         return _end(copy, None, order, Reason.EXPIRED)
@@ -323,6 +327,8 @@ def _follow(
         target = share
         if target is None:
             target = remaining_volume(copy.volume, position.volume, trade.volume, copy.master_volume, symbol)
+        if not target:  # its lots are in another leg's, by rounding
+            return [Close(copy, position, Reason.MASTER_CLOSED)]
         if target < position.volume:
             wanted.append(Reduce(copy, position, target))
     if rules.copying is Copying.PAUSED:
@@ -438,6 +444,11 @@ def _end(copy: Copy, position: Position | None, order: Order | None, reason: Rea
 def _opens(known: Known, rules: Rules, trimmed: set[str]) -> list[Step]:
     if not known.opens_allowed:
         return []
+    if known.defect:  # nothing more is worked out: perhaps that is what failed
+        refusal = Refusal(
+            Reason.PROGRAM_DEFECT, f"nothing is opened until the copier is started again: {known.defect}", {}
+        )
+        return [Refuse(held, refusal) for key, held in known.books.items() if key not in known.copies]
     wanted: list[Step] = []
     exposure = exposure_of(known, rules.magic)
     unresolved = {(c.symbol, c.action.buys, c.volume) for c in known.copies.values() if c.state is State.OPENING}

@@ -191,9 +191,9 @@ def copy_until(stop: threading.Event, copier: Copier, terminal: Terminal, report
         except LedgerError as error:
             spoken.say("ledger", f"nothing is opened while the ledger cannot be written: {error}", logging.ERROR)
             stop.wait(1.0)
-        except Exception:
+        except Exception as defect:
             log.exception("a defect of this program: nothing is opened any more, open copies are still followed")
-            copier.stop_opening()
+            copier.stop_opening(repr(defect))
             stop.wait(5.0)
         reporter.wake.set()
         copier.wait(0.0 if again else LOOK_EVERY_S)

@@ -94,6 +94,7 @@ class Reason(StrEnum):
     AGE_UNKNOWN = "age_unknown"
     BROKER_BUSY = "broker_refused_for_now"
     WAITING = "waiting_for_another_order"
+    PROGRAM_DEFECT = "program_defect"
     # for good (`outcome_unknown` before an open: until the order it waits for is settled, or the trade is too old)
     TOO_OLD = "max_signal_age_s"
     OLDER_THAN_LEDGER = "older_than_ledger"

@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 BOOK_EVERY_S: Final = 5.0
 FLAT_LOOK_S: Final = 1.0  # between two looks at quotes while there is no trade whose symbol is watched in any case
-BREAK_S: Final = 1800.0  # so long without a quote, under good readings, is a closed market: the broker may set its clock
+BREAK_S: Final = 1800.0  # so long without a quote, under good readings: the market is closed
 WATCHED_S: Final = 2.0  # a quote that was not there at a look so young (or two polls) has just been made
 SERVER_CLOCK_WINDOW_S: Final = 60.0  # for so long (twice at most) the answer with the least delay shows its time
 GAP_S: Final = 10.0  # longer than any rest between two readings: the process slept

@@ -165,9 +165,9 @@ class Stocktaking:
         asked = {symbol: self._deals(symbol, watched, reading, now) for symbol in symbols}
         history = {symbol: deals for symbol, deals in asked.items() if deals}
         tags = {}
-        for deal in (deal for deals in history.values() for deal in deals):
-            if (copy := ledger.remembered(deal.comment, 0)) is not None:
-                tags[deal.comment] = copy
+        for comment in {deal.comment for deals in history.values() for deal in deals if is_tag(deal.comment)}:
+            if (copy := ledger.remembered(comment, 0)) is not None:
+                tags[comment] = copy
         orders = self._remembered([thing for thing in unclaimed(watched, reading, magic) if isinstance(thing, Order)])
         # Nothing is concluded in a look that has not asked the history.
         patience = {s: now - since for s, since in self._strange_since.items() if asked.get(s) is not None}

@@ -81,6 +81,7 @@ class Terminal:
         self._offset_s: int | None = None
         self._broker_ahead_s = 0.0  # the broker's clock against the monotonic one when the offset was found
         self._quote_times: dict[str, int] = {}  # as `utc_offset_s` saw them last
+        self._from_before: dict[str, int] = {}  # time of the quote that a symbol showed when it was selected
         self._filling: dict[tuple[str, bool], int] = {}  # (symbol, pending) → the mode that was taken last
         self._actions = {getattr(mt5, f"ORDER_TYPE_{action}"): action for action in Action}
 
@@ -200,7 +201,8 @@ class Terminal:
         """The symbol with its quote now, None when the broker has none of that name. Raises `Unreadable`.
 
         A symbol outside Market Watch has no quotes: it is selected first (MT5 docs, symbol_select), and shows a bid and
-        ask of 0 until its first quote has come.
+        ask of 0 until its first quote has come. What the terminal shows of it at once may be the last quote of days ago
+        (mt5.md 2.10) and counts as none.
         """
         info = self._mt5.symbol_info(name)
         if info is None:
@@ -208,11 +210,17 @@ class Terminal:
             if code == self._mt5.RES_E_NOT_FOUND:
                 return None
             raise self._failed(f"symbol_info({name})")
-        if not (info.select and info.visible) and not self._mt5.symbol_select(name, True):
+        selected = not (info.select and info.visible)
+        if selected and not self._mt5.symbol_select(name, True):
             raise self._failed(f"symbol_select({name})")
-        if info.volume_step <= 0 or info.point <= 0:
+        volume_step, point = exact(info.volume_step), exact(info.point)
+        if volume_step <= 0 or point <= 0:
             raise Unreadable(f"the terminal does not know the volume step or the point of {name} yet")
         tick = self._mt5.symbol_info_tick(name)
+        if selected:
+            self._from_before[name] = tick.time_msc if tick else 0
+        if tick and self._from_before.get(name) == tick.time_msc:
+            tick = None
         mt5 = self._mt5
         full = info.trade_mode == mt5.SYMBOL_TRADE_MODE_FULL
         return Symbol(
@@ -220,13 +228,13 @@ class Terminal:
             bid=exact(tick.bid) if tick else Decimal(0),
             ask=exact(tick.ask) if tick else Decimal(0),
             time_msc=tick.time_msc if tick else 0,
-            point=exact(info.point),
+            point=point,
             digits=info.digits,
-            tick_size=exact(info.trade_tick_size or info.point),
+            tick_size=exact(info.trade_tick_size) or point,
             contract_size=exact(info.trade_contract_size),
             volume_min=exact(info.volume_min),
             volume_max=exact(info.volume_max),
-            volume_step=exact(info.volume_step),
+            volume_step=volume_step,
             trade_mode=info.trade_mode,
             opens_buy=full or info.trade_mode == mt5.SYMBOL_TRADE_MODE_LONGONLY,
             opens_sell=full or info.trade_mode == mt5.SYMBOL_TRADE_MODE_SHORTONLY,

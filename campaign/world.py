@@ -854,6 +854,8 @@ class World:
                 self.note(part.name, str(error))
                 part.rest_until = now + 1.0
                 return
+            if objects.copier.defect:
+                raise AssertionError(objects.copier.defect)
             if not again or not self._awake(part):
                 break
         self._report(part)

@@ -127,6 +127,7 @@ class Follower:
         self.sim = SimTerminal(self.broker)
         self.mt5 = Client(self.sim)
         self.settings = settings
+        self.defects_are_meant = False
         self.server_seq = 0
         self.epoch = "epoch-1"
         self.book: dict[tuple[str, Kind, int], Trade] = {}
@@ -261,6 +262,7 @@ class Follower:
                 self.copier.step()
             except ConnectionLost:
                 self.terminal.connect()
+            assert self.copier.defect == "" or self.defects_are_meant, self.copier.defect
 
     def passes(self, seconds: float, step: float = 1.0) -> None:
         """Time goes by, with a look every `step` seconds."""

@@ -343,6 +343,53 @@ def test_what_rounding_leaves_over_of_a_growth_goes_to_the_next(net: Net) -> Non
     assert 0.015 <= lots(follower) < 0.025
 
 
+@pytest.mark.parametrize("mode", ["netting", "hedging"])
+def test_a_copy_whose_lots_are_all_in_another_legs_by_rounding_was_closed_by_the_copier(make: Make, mode: str) -> None:
+    follower = make(account={"margin_mode": mode}, limits=LIMITS, sizing=TENTH)
+    trade = follower.master_opens(position(1, volume="0.15"))
+    follower.look()
+    trade = grows(follower, trade, "0.05")
+    follower.look()
+    assert lots(follower) == 0.02
+    trade = follower.master_closes(trade, "0.10")
+    follower.passes(10)
+    assert lots(follower) == 0.01
+    first = follower.copy(1)
+    assert first is not None
+    assert (first.state, first.reason) == (State.CLOSED, "master_closed")
+    assert "closed_by_client" not in follower.events()
+    trade = grows(follower, trade, "0.10")
+    follower.passes(3)
+    assert lots(follower) == 0.02
+    follower.master_closes(trade)
+    follower.passes(3)
+    assert follower.positions == []
+
+
+def test_each_tag_is_looked_up_once_however_many_deals_a_position_has(net: Net) -> None:
+    follower = net(limits=Limits(50, 20, 50, D(20), D(50), 60))
+    trade = follower.master_opens(position(1, volume="1.00"))
+    follower.look()
+    for left in range(90, 40, -10):
+        trade = follower.master_closes(trade, f"0.{left}")
+        follower.passes(2)
+    asked: list[str] = []
+    remembered = follower.ledger.remembered
+
+    def counted(tag: str, client_ticket: int) -> Any:
+        asked.append(tag)
+        return remembered(tag, client_ticket)
+
+    follower.ledger.remembered = counted  # type: ignore[method-assign]
+    follower.master_closes(trade, "0.40")
+    follower.look(1)
+    follower.clock.now += 1
+    asked.clear()
+    follower.look(1)
+    assert asked
+    assert len(asked) == len(set(asked))
+
+
 def test_growths_that_are_each_below_the_minimum_are_copied_when_they_are_enough(net: Net) -> None:
     follower = net(sizing=TENTH)
     trade = follower.master_opens(position(1, volume="0.06"))

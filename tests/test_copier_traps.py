@@ -8,6 +8,7 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from decimal import Decimal as D
 from typing import Any
 
@@ -99,7 +100,11 @@ def test_a_history_that_cannot_be_read_holds_up_no_close(follower: Follower) -> 
     assert follower.state(2) == "open", "no deal shows why it is gone, and no look was a good one"
 
 
-@pytest.mark.parametrize("fields", [{"volume_step": 0.0}, {"point": 0.0, "trade_tick_size": 0.0}], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [{"volume_step": 0.0}, {"point": 0.0, "trade_tick_size": 0.0}, {"point": 1e-11, "trade_tick_size": 1e-11}],
+    ids=str,
+)
 def test_a_symbol_that_is_not_filled_in_yet_is_no_defect_and_holds_up_no_close(
     follower: Follower, fields: dict[str, float]
 ) -> None:
@@ -139,6 +144,79 @@ def test_a_close_does_not_wait_until_a_whole_batch_is_opened(follower: Follower)
         follower.master_opens(position(ticket, volume=f"0.1{ticket}"))
     follower.look(6)
     assert done == ["open", "close", "open", "open", "open"]
+
+
+def takes_time(follower: Follower, seconds: float, meanwhile: Callable[[], None] = nothing) -> list[float]:
+    """Each change of stops takes the broker so long; what happens meanwhile, and how often it was called."""
+    send, sent = follower.terminal.modify_position, []
+
+    def slow(*args: Any, **more: Any) -> Any:
+        sent.append(follower.clock.now)
+        follower.clock.now += seconds
+        meanwhile()
+        return send(*args, **more)
+
+    follower.terminal.modify_position = slow  # type: ignore[method-assign]
+    return sent
+
+
+def trailed(make: Make, copies: int, sl: str = "1.08000") -> tuple[Follower, Callable[[], None]]:
+    """A follower with so many copies, and what the master does with their stops each time."""
+    follower = make(limits=Limits(50, 20, 50, D(10), D(10), 60))
+    trades = [follower.master_opens(position(n, volume=f"0.{n:02}", sl=D(sl))) for n in range(1, copies + 1)]
+    follower.look(3 * copies)
+    assert len(follower.positions) == copies
+
+    def trail() -> None:
+        for number, trade in enumerate(trades):
+            trades[number] = follower.master_modifies(trade, sl=trade.sl + D("0.00001"))
+
+    return follower, trail
+
+
+@pytest.mark.parametrize("copies", [1, 10])
+def test_an_open_does_not_wait_for_stops_that_are_moved_again_and_again(make: Make, copies: int) -> None:
+    follower, trail = trailed(make, copies)
+    sent = takes_time(follower, 0.3, trail)
+    trail()
+    follower.look(3)
+    follower.master_opens(position(99, volume="0.99"))
+    before = len(sent)
+    follower.look(2)
+    assert follower.state(99) == "open"
+    assert len(sent) - before <= 4
+
+
+def test_of_many_stops_that_are_moved_again_and_again_each_has_its_turn(make: Make) -> None:
+    follower, trail = trailed(make, 10)
+    takes_time(follower, 0.2, trail)
+    trail()
+    before = {p.ticket: p.sl for p in follower.positions}
+    follower.look(6)
+    assert all(p.sl > before[p.ticket] for p in follower.positions)
+
+
+def test_a_stop_whose_turn_comes_is_not_told_as_missing(make: Make) -> None:
+    follower, _ = trailed(make, 4, sl="0")
+    takes_time(follower, 0.3)
+    for trade in list(follower.book.values()):
+        follower.master_modifies(trade, sl=D("1.08000"))
+    follower.look(6)
+    assert [p.sl for p in follower.positions] == [1.08] * 4
+    assert "stops_missing" not in follower.events()
+
+
+def test_a_close_does_not_wait_until_all_stops_are_moved(make: Make) -> None:
+    follower, trail = trailed(make, 10)
+    trade = follower.book["master_user", Kind.POSITION, 7]
+    sent = takes_time(follower, 0.2)
+    trail()
+    follower.look(1)
+    follower.master_closes(trade)
+    before = len(sent)
+    follower.look(1)
+    assert len(follower.positions) == 9
+    assert before <= 2
 
 
 def test_closes_wait_for_a_locked_ledger_once_and_not_once_each(follower: Follower) -> None:
@@ -244,12 +322,41 @@ def test_a_trade_that_the_master_closed_while_the_account_was_read_is_not_opened
 def test_after_a_defect_of_the_program_nothing_is_opened_and_closes_go_through(follower: Follower) -> None:
     trade = follower.master_opens(position(1))
     follower.look()
-    follower.copier.stop_opening()
+    follower.defects_are_meant = True
+    follower.copier.stop_opening("a defect")
     follower.master_opens(position(2, "SELL"))
     follower.master_closes(trade)
     follower.passes(5)
     assert follower.positions == []
     assert follower.opened() == 1
+    (refused,) = [report for report in follower.reports() if report["event"] == "refused"]
+    assert (refused["ticket"], refused["reason"]) == (2, "program_defect")
+    assert follower.copier.status().line.startswith("OPENS NOTHING")
+    assert follower.copier.status().title.startswith("OPENS NOTHING")
+    assert follower.state(2) == "", "started again it is decided on"
+
+
+def test_a_defect_about_one_symbol_holds_up_no_close_of_another(follower: Follower) -> None:
+    euro = follower.master_opens(position(1))
+    follower.mt5.sim_set_quote("GBPUSD", 1.3000, 1.3001)
+    pound = follower.master_opens(position(2, symbol="GBPUSD", price=D("1.3001")))
+    follower.look()
+    assert len(follower.positions) == 2
+    symbol = follower.terminal.symbol
+
+    def without_a_grid(name: str) -> Any:
+        found = symbol(name)
+        return replace(found, tick_size=D(0)) if found and name == "GBPUSD" else found
+
+    follower.terminal.symbol = without_a_grid  # type: ignore[method-assign]
+    follower.defects_are_meant = True
+    follower.master_closes(euro)
+    follower.look(1)
+    assert [p.symbol for p in follower.positions] == ["GBPUSD"]
+    assert "DivisionByZero" in follower.copier.defect
+    follower.master_closes(pound)
+    follower.look()
+    assert follower.positions == []
 
 
 # --- patience is for one doubt, not for the next ----------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from chain import ROOT
 from fakes import SilentChannel
-from follower import MAGIC, D, Follower, Make, position
+from follower import MAGIC, D, Follower, Make, order, position
 
 from api_client import Api
 from config import ApiSettings
@@ -27,7 +27,7 @@ from ledger import CopierLedger
 from link import Listener, Lost, Reporter
 from run_copier import run
 from safety import Copying
-from signals import Source
+from signals import Action, Increase, Source
 from worker import Worker
 
 MASTER = "master_user"
@@ -143,6 +143,64 @@ def test_the_lots_of_a_restored_database_are_not_followed_until_the_trade_is_tol
     follower.master_closes(trade, remaining="0.35")
     follower.passes(3)
     assert follower.volumes == [0.35], "what is told is followed, also while the rest is in doubt"
+
+
+def goes_back(follower: Follower, book: dict[Any, Any], seq: int) -> None:
+    """The server's database is put back from a backup of then, and its master's sender is away."""
+    follower.disconnects()
+    follower.look()
+    follower.book, follower.server_seq = book, seq
+    follower.sends_book()
+    follower.passes(30)
+
+
+@pytest.mark.parametrize("margin_mode", ["hedging", "netting"])
+def test_the_side_that_a_restored_database_shows_closes_nothing(make: Make, margin_mode: str) -> None:
+    follower = make(account={"margin_mode": margin_mode})
+    trade = follower.master_opens(position(1))
+    follower.look(6)
+    book, seq = dict(follower.book), follower.server_seq
+    grown = Increase(D("0.10"), D("1.1"), 0, follower.server_ms() + 5)
+    follower.master_modifies(trade, action=Action.SELL, price=D("1.1"), increase=grown)
+    follower.look(8)
+    now = dict(follower.book)
+    assert [(p.type, p.volume) for p in follower.positions] == [(1, 0.1)]
+    goes_back(follower, book, seq)
+    assert [(p.type, p.volume) for p in follower.positions] == [(1, 0.1)], "the backup shows the side of then"
+    follower.book = now
+    for _ in range(2):
+        follower.masters[MASTER]["reported_at"] = follower.server_ms()
+        follower.server_seq += 1
+        follower.sends_book()
+        follower.passes(20)
+    assert [(p.type, p.volume) for p in follower.positions] == [(1, 0.1)]
+    assert follower.opened() == 2
+
+
+def test_a_reversal_that_is_told_while_the_database_is_doubted_is_followed(follower: Follower) -> None:
+    trade = follower.master_opens(position(1))
+    follower.look()
+    goes_back(follower, dict(follower.book), 0)
+    grown = Increase(D("0.10"), D("1.1"), 0, follower.server_ms())
+    follower.master_modifies(trade, action=Action.SELL, price=D("1.1"), increase=grown)
+    follower.passes(5)
+    assert [(p.type, p.volume) for p in follower.positions] == [(1, 0.1)]
+
+
+@pytest.mark.parametrize("what", ["expiration", "price"])
+def test_what_a_restored_database_says_of_a_pending_order_is_not_followed_while_it_is_doubted(
+    follower: Follower, what: str
+) -> None:
+    then = follower.server_ms() + 20_000 if what == "expiration" else 0
+    trade = follower.master_opens(order(1, price="1.09000", expiration=then))
+    follower.look(6)
+    book, seq = dict(follower.book), follower.server_seq
+    later = {"expiration": follower.server_ms() + 3_600_000} if what == "expiration" else {"price": D("1.08000")}
+    follower.master_modifies(trade, **later)
+    follower.look(6)
+    (placed,) = follower.orders
+    goes_back(follower, book, seq)
+    assert [(o.ticket, o.price_open) for o in follower.orders] == [(placed.ticket, placed.price_open)]
 
 
 def test_that_a_lost_message_told_of_a_masters_first_report_is_found_out_by_asking(follower: Follower) -> None:
@@ -409,6 +467,23 @@ def test_another_magic_number_is_refused_while_the_outcome_of_an_open_is_unknown
     code, said = start_program(follower.folder, ANOTHER_MAGIC)
     assert code == 3
     assert "change magic_number_copier back" in said
+
+
+def test_an_order_that_was_given_up_and_fills_after_the_magic_number_was_changed_is_followed(
+    follower: Follower,
+) -> None:
+    follower.mt5.inject("order_send", "timeout_late_fill", seconds=60)
+    trade = follower.master_opens(position(1))
+    follower.ticks(20)
+    assert follower.state(1) == "unknown"
+    follower.restart(magic=ANOTHER_MAGIC)
+    follower.sends_book()
+    follower.ticks(60)
+    assert [p.magic for p in follower.positions] == [MAGIC]
+    assert follower.state(1) == "open"
+    follower.master_closes(trade)
+    follower.ticks(3)
+    assert follower.positions == []
 
 
 def test_another_magic_number_is_taken_when_no_copy_is_open_any_more(follower: Follower) -> None:

@@ -70,6 +70,7 @@ class SocketServer:
     def __init__(self) -> None:
         self.scripts: list[Callable[[Peer], None]] = []
         self.refuse: list[int] = []  # statuses in place of an upgrade
+        self.before_agreeing: Callable[[], None] = lambda: None
         self.peers: list[Peer] = []
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"ws://127.0.0.1:{self._listening.getsockname()[1]}"
@@ -101,6 +102,7 @@ class SocketServer:
             if self.refuse:
                 sock.sendall(f"HTTP/1.1 {self.refuse.pop(0)} No\r\nContent-Length: 0\r\n\r\n".encode())
                 return
+            self.before_agreeing()
             key = headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
             accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
             sock.sendall(
@@ -311,6 +313,27 @@ def test_silence_ends_the_connection(server: SocketServer, ear: Ear, monkeypatch
     ear.listener.start()
     assert ear.message() == {"n": 1}
     assert ear.next_lost().why.startswith("nothing heard")
+
+
+def test_a_first_book_that_was_not_taken_in_at_once_counts_as_come_before_the_connection(
+    server: SocketServer, ear: Ear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trades must not look younger than they are: it may have been there all the time."""
+    monkeypatch.setattr(link, "FIRST_BOOK_S", 0.2)
+    asked: list[float] = []
+
+    def late() -> None:
+        asked.append(time.monotonic())
+        time.sleep(0.3)
+
+    server.before_agreeing = late
+    server.scripts.append(says({"type": "book"}, {"type": "heartbeat"}))
+    ear.listener.start()
+    first, second = ear.next(), ear.next()
+    assert isinstance(first, Heard)
+    assert isinstance(second, Heard)
+    assert first.at <= asked[0]
+    assert second.at > asked[0] + 0.2
 
 
 def test_silence_is_15_seconds(server: SocketServer, ear: Ear) -> None:

@@ -263,6 +263,21 @@ def test_a_symbol_is_selected_before_its_first_quote(terminal: Terminal, mt5: Fa
         ("symbol_info_tick", ("EURUSD",)),
     ]
     assert symbol is not None
+    assert symbol.point == D("0.00001")
+
+
+def test_the_quote_that_a_symbol_shows_when_it_is_selected_may_be_of_days_ago_and_counts_as_none(
+    terminal: Terminal, mt5: FakeMt5
+) -> None:
+    mt5.symbol.visible = False
+    for _ in range(2):
+        symbol = terminal.symbol("EURUSD")
+        assert symbol is not None
+        assert (symbol.bid, symbol.ask, symbol.time_msc) == (0, 0, 0)
+        mt5.symbol.visible = True
+    mt5.quote.time_msc += 1
+    symbol = terminal.symbol("EURUSD")
+    assert symbol is not None
     assert (symbol.bid, symbol.ask, symbol.point, symbol.volume_step) == (
         D("1.1"),
         D("1.1001"),
@@ -642,6 +657,8 @@ def test_the_simulated_broker_takes_every_request(execution: int, flags: int) ->
     mt5 = Client(broker)
     terminal = Terminal(mt5, replace(SETTINGS, password="demo"), clock)
     terminal.connect()
+    terminal.symbol("EURUSD")  # selects it
+    clock.passes(1)
     mt5.sim_set_quote("EURUSD", 1.10000, 1.10010)
     symbol = terminal.symbol("EURUSD")
     assert symbol is not None

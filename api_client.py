@@ -6,7 +6,10 @@ A request whose answer was lost may have been carried out: every request of this
 from __future__ import annotations
 
 import logging
+import math
+import re
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -19,10 +22,17 @@ from signals import BadJson, decode, encode
 log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = (5.0, 10.0)  # to connect, to be answered
+# Between two log-ins of which the first was refused: the server looks at 30 wrong passwords in an hour, and whoever has
+# tried more often waits an hour with the right one too.
+LOG_IN_REST_S: Final = 125.0
 
 
 class ApiDown(Exception):
-    """The server was not reached or could not answer now; try again later."""
+    """The server was not reached or could not answer now; try again later, in `wait_s` seconds when it said so."""
+
+    def __init__(self, message: str, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
 
 
 class ApiRefused(Exception):
@@ -37,9 +47,13 @@ class ApiRefused(Exception):
 class Api:
     """One user's access to the server. Usable from several threads."""
 
-    def __init__(self, settings: ApiSettings, session: Any = None) -> None:
-        """`session` is a `requests.Session` or what behaves like one."""
+    def __init__(self, settings: ApiSettings, session: Any = None, *, role: str = "", clock: Any = time) -> None:
+        """`session` is a `requests.Session` or what behaves like one. A user of another role than `role` is refused."""
         self._settings = settings
+        self._role = role
+        self._clock = clock
+        self._log_in_from = -math.inf  # monotonic: before that none is tried, because of
+        self._trouble: ApiDown | ApiRefused | None = None
         self._session = session if session is not None else requests.Session()
         if is_loopback(urlsplit(settings.url).hostname or ""):
             self._session.trust_env = False  # a proxy that the environment names cannot reach this computer
@@ -61,11 +75,25 @@ class Api:
 
     def _log_in(self) -> str:
         s = self._settings
-        answer = self._request("POST", "/token", {"username": s.username, "password": s.password}, {})
+        if self._trouble is not None and self._clock.monotonic() < self._log_in_from:
+            raise self._trouble.with_traceback(None)
+        try:
+            answer = self._request("POST", "/token", {"username": s.username, "password": s.password}, {})
+            role = str(answer.get("role"))
+            if self._role not in ("", role):
+                needed = f"this program needs one with the role {self._role}"
+                raise ApiRefused(403, "wrong_role", f"{s.username} is a user with the role {role}, and {needed}")
+        except (ApiDown, ApiRefused) as trouble:
+            if isinstance(trouble, ApiDown):
+                rest = min(trouble.wait_s, LOG_IN_REST_S)
+            else:
+                rest = LOG_IN_REST_S if trouble.code in ("wrong_credentials", "wrong_role") else 0.0
+            self._trouble, self._log_in_from = trouble, self._clock.monotonic() + rest
+            raise
         token = answer.get("access_token")
         if type(token) is not str or not token.isascii() or not token.isprintable():
             raise ApiDown(f"POST {s.url}/token: answered, not as this server does: no access_token")
-        log.info("logged in to %s as %s (%s)", s.url, s.username, answer.get("role"))
+        log.info("logged in to %s as %s (%s)", s.url, s.username, role)
         return token
 
     def health(self) -> dict[str, Any]:
@@ -114,8 +142,15 @@ class Api:
         if isinstance(problem, dict):
             code, message = str(problem.get("code", "")), str(problem.get("message", ""))
         if response.status_code >= 500 or response.status_code == 429:
-            raise ApiDown(f"{method} {url}: {response.status_code} {code} {message}".rstrip())
+            wait = response.headers.get("Retry-After", "")
+            wait_s = float(wait) if re.fullmatch("[0-9]{1,6}", wait) else 0.0
+            message += f" {in_words(wait_s)}" if wait_s else ""
+            raise ApiDown(f"{method} {url}: {response.status_code} {code} {message}".rstrip(), wait_s)
         raise ApiRefused(response.status_code, code, message or f"{method} {url} was refused")
+
+
+def in_words(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -215,21 +215,24 @@ class Copier:
         connected = mirror.synced and self._settings_heard
         online = [name for name, master in mirror.masters.items() if master.online]
         copying = self.rules().copying if mirror.known else stricter(self._config.copying, self._typed)
+        limits, lots = self.rules().limits, sum((copy.current or copy.volume for copy in live), Decimal(0))
+        missing = sum(copy.key in self._trader.without_stop for copy in live)
+        refused = reading is not None and reading.account.trading_refused
+        # What does not fit into the width of the console is cut off at the end.
         parts = ["OPENS NOTHING UNTIL IT IS STARTED AGAIN, see client.log"] if self.defect else []
         parts.append("connected" if connected else "NOT CONNECTED")
-        parts.append(f"{', '.join(online)} online" if online else "NO MASTER ONLINE")
-        limits, lots = self.rules().limits, sum((copy.current or copy.volume for copy in live), Decimal(0))
+        parts += [f"{', '.join(online)} online" if online else "NO MASTER ONLINE"] if connected else []
+        parts += ["ORDERS REFUSED"] if refused else []
+        parts += [f"{missing} WITHOUT THEIR STOP"] if missing else []
         parts += [f"copying {copying}", f"copies {len(live)}/{limits.max_exposure_trades}"]
         parts.append(f"lots {lots.normalize():f}/{limits.max_exposure_lots.normalize():f}")
-        missing = sum(copy.key in self._trader.without_stop for copy in live)
-        parts += [f"{missing} WITHOUT THEIR STOP"] if missing else []
-        parts += [] if self._trader.last_took_ms is None else [f"{self._trader.last_took_ms} ms"]
-        if reading is not None:  # what does not fit into the width of the console is cut off at the end
-            account = reading.account
-            parts += ["ORDERS REFUSED"] if account.trading_refused else []
-            drawdown = drawdown_percent(account.equity, self._highest_equity)
-            parts.append(f"drawdown {drawdown:.1f}/{limits.max_drawdown_percent.normalize():f} %")
-            parts.append(f"equity {account.equity} {account.currency}")
+        if reading is not None:
+            drawdown = drawdown_percent(reading.account.equity, self._highest_equity)
+            words = "drawdown" if drawdown <= limits.max_drawdown_percent else "DRAWDOWN"
+            parts.append(f"{words} {drawdown:.1f}/{limits.max_drawdown_percent.normalize():f} %")
+            parts.append(f"equity {reading.account.equity} {reading.account.currency}")
+        took = self._trader.last_took_ms
+        parts += [] if took is None else [f"last open took {took} ms"]
         short = f"{len(live)} copies" if connected else "NOT CONNECTED"
         short = "OPENS NOTHING" if self.defect else short
         return Status(" | ".join(parts), f"{short}, copying {copying}: copier {self._config.mt5.login}")

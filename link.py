@@ -91,6 +91,7 @@ class Listener(threading.Thread):
 
     def run(self) -> None:
         attempt = 0
+        told = False
         try:
             while not self._stop_event.is_set():
                 lost, heard_something = self._listen()
@@ -98,15 +99,15 @@ class Listener(threading.Thread):
                     return
                 attempt = 0 if heard_something else attempt + 1
                 self._inbox.put(lost)
-                if lost.for_good:
+                if told := lost.for_good:
                     return
                 self._stop_event.wait(pause(attempt))
         except Exception:
             log.exception("the listening thread failed")
             raise
         finally:
-            # Whatever ended this thread: a copier that hears nothing must not look alive.
-            self._inbox.put(Lost("the listening thread has ended", for_good=True))
+            if not (told or self._stop_event.is_set()):  # a copier that hears nothing must not look alive
+                self._inbox.put(Lost("the listening thread has ended", for_good=True))
 
     def close(self) -> None:
         connected = self._socket

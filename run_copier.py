@@ -62,7 +62,7 @@ def run(config: ClientConfig, worker: Worker) -> int:
         if typed := ledger.get("typed_copying"):
             log.warning("copying %s was typed at the console and holds until something else is", typed)
         inbox: Inbox = queue.SimpleQueue()
-        api = Api(config.api)
+        api = Api(config.api, role="client")
         listener = Listener(api, config.api, inbox, stop, ledger.get("ledger") or "")
         reporter = Reporter(api, ledger, stop)
         copier = Copier(terminal, ledger, config, inbox, listener)

@@ -17,6 +17,7 @@ from typing import Final, TextIO
 
 MOST_WAITING: Final = 2000  # lines; when the console has stood still for longer, the oldest are left out
 PROMPT: Final = "> "
+BETWEEN: Final = " | "  # the parts of the line that stays
 RESET, YELLOW, RED, INVERSE = "\x1b[0m", "\x1b[33m", "\x1b[31m", "\x1b[7m"
 UNPRINTABLE: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
@@ -101,7 +102,7 @@ class Screen:
         if status:
             width = max(20, self._columns() - 1)  # a full line would begin another one
             shown = typing[-(width - len(PROMPT)) :]
-            parts.append(f"{INVERSE}{status[:width].ljust(width)}{RESET}\n{PROMPT}{shown}")
+            parts.append(f"{INVERSE}{_fitting(status, width).ljust(width)}{RESET}\n{PROMPT}{shown}")
             self._drawn = True
         return "".join(parts)
 
@@ -115,6 +116,13 @@ class Screen:
         """Go back to where the log ended. What was there is wiped out."""
         drawn, self._drawn = self._drawn, False
         return "\r\x1b[1A\x1b[J" if drawn else ""
+
+
+def _fitting(status: str, width: int) -> str:
+    """As many parts of it as fit: half a number would be another number."""
+    if len(status) <= width:
+        return status
+    return status[: width + len(BETWEEN)].rpartition(BETWEEN)[0] or status[:width]
 
 
 def _coloured(line: str, level: int) -> str:

@@ -145,6 +145,7 @@ class Sender:
         self._wall_ahead = clock.time() - clock.monotonic()  # of the monotonic clock, s, at the last poll
         self._measured_at = 0.0  # monotonic: when the ages were
         self._market_watch: set[str] | None = None
+        self._is_read = False  # at the last poll, whatever the server said
         self._last_good: float | None = None
         self._read_at = -math.inf  # of the last good reading, also when failed ones have come since
         self._watching_since = 0.0  # readings have been good and close together since then
@@ -165,7 +166,7 @@ class Sender:
         kinds = [kind for kind, _ in self._book]
         connected = self._session is not None and not self._failures
         parts = ["connected" if connected else "NOT CONNECTED"]
-        parts.append("account read" if self._last_good is not None else "ACCOUNT NOT READ")
+        parts.append("account read" if self._is_read else "ACCOUNT NOT READ")
         parts.append(f"positions {kinds.count(Kind.POSITION)}, orders {kinds.count(Kind.ORDER)}")
         if self._took_ms is not None:
             parts.append(f"last change told in {self._took_ms} ms")
@@ -188,6 +189,7 @@ class Sender:
             return
         try:
             reading = self._terminal.read()
+            self._is_read = True
             trades = self._trades(reading)
             ages = self._ages(reading, trades, now)
             if not self._merged:
@@ -195,7 +197,7 @@ class Sender:
             trades = self._grown(reading, self._without_filled(reading, trades), now)
             endings = self._endings(trades, reading, now)
         except Unreadable as problem:
-            self._last_good = None
+            self._last_good, self._is_read = None, False
             self._spoken.say("terminal", f"the account cannot be read: {problem}")
             if isinstance(problem, ConnectionLost):
                 raise
@@ -627,7 +629,7 @@ def run(config: SenderConfig, worker: Worker) -> int:
         closing(watchdog),
         closing(Terminal(watchdog.watched(load_module(mt5.module)), mt5)) as terminal,
     ):
-        sender = Sender(terminal, Api(config.api), ledger, config)
+        sender = Sender(terminal, Api(config.api, role="master"), ledger, config)
         worker.running()
         watchdog.start()
         if not connect_until(terminal, stop):

@@ -38,6 +38,8 @@ LONGEST_REST: Final = 5  # index into REST_S, for opens, closes and stops that a
 INVALID_STOPS: Final = 10016
 MARKET_CLOSED: Final = 10018
 MARKET_CLOSED_REST_S: Final = 15.0
+OF_A_PROGRAM: Final = 3  # DEAL_REASON_EXPERT
+WHY_CLOSED: Final = {str(Reason.MASTER_CLOSED): "because the master closed", str(Reason.FLATTENED): "by flatten"}
 # A close is meant to be filled at whatever price there is; only Request and Instant execution look at this at all.
 CLOSE_DEVIATION_POINTS: Final = 1000
 
@@ -178,6 +180,8 @@ class Trader:
         copy = self._ledger.copies.get(ended.copy.key, ended.copy)
         reason = copy.reason if copy.state is State.CLOSING and copy.reason else str(ended.reason)
         now = replace(copy, state=ended.state, current=Decimal(0), reduce_to=None, reason=reason, detail=ended.detail)
+        if ended.deal is not None and ended.deal.reason == OF_A_PROGRAM and reason in WHY_CLOSED:
+            now = replace(now, detail=f"closed {WHY_CLOSED[reason]} at {ended.deal.price}")
         event = str(ended.state)
         if ended.state is State.CLOSED and copy.client_kind is Kind.ORDER:
             event = "cancelled"
@@ -185,7 +189,7 @@ class Trader:
         report = self._report(event, now, price=deal.price if deal else None, volume=copy.current or copy.volume)
         self._store(now, report)
         loud = ended.state in (State.UNKNOWN, State.FAILED)
-        log.log(logging.ERROR if loud else logging.INFO, "%s %s: %s", event, named(now), ended.detail)
+        log.log(logging.ERROR if loud else logging.INFO, "%s %s: %s", event, named(now), now.detail)
 
     def _reduced(self, news: Reduced) -> None:
         copy = self._ledger.copies[news.copy.key]

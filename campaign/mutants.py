@@ -175,7 +175,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "opens while the reading is in doubt",
-        (("copier.py", "and not in_doubt and", "and"),),
+        (("copier.py", "self._settings_heard and not in_doubt,", "self._settings_heard,"),),
         "Nothing is opened while the account contradicts the ledger without proof.",
         seed=8431,
         pair="intent not storable, sent all the same",

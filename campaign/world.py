@@ -302,7 +302,7 @@ class HttpSession:
             part.clock.waits(world.random.choice((0.2, 10.0)))
             raise requests.ReadTimeout("no answer")
         world.boundary(f"{method} after")
-        return SimpleNamespace(status_code=answer[0], content=answer[1])
+        return SimpleNamespace(status_code=answer[0], content=answer[1], headers={})
 
 
 class Mt5:
@@ -670,7 +670,7 @@ class World:
 
     def _api(self, part: Part, user: str) -> tuple[Api, ApiSettings]:
         settings = ApiSettings("http://127.0.0.1:8000", user, PASSWORD, "ws://127.0.0.1:8000")
-        return Api(settings, HttpSession(self, part)), settings
+        return Api(settings, HttpSession(self, part), clock=part.clock), settings
 
     def _sender(self, part: Part) -> Any:
         api, settings = self._api(part, "master_user")

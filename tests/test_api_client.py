@@ -16,7 +16,7 @@ import pytest
 import requests
 
 import api_client
-from api_client import Api, ApiDown, ApiRefused
+from api_client import LOG_IN_REST_S, Api, ApiDown, ApiRefused
 from config import ApiSettings
 
 PASSWORD = "correct horse battery"
@@ -28,6 +28,7 @@ class Server:
     def __init__(self) -> None:
         self.tokens = ["token-1", "token-2", "token-3"]
         self.log_in: tuple[int, Any] | None = None  # in place of a token
+        self.retry_after = ""
         self.answers: list[tuple[int, Any]] = []
         self.asked: list[tuple[str, str, str | None, bytes]] = []  # method, path, Authorization, body
         self.broken: list[str] = []  # "drop" or "silence" for the next requests
@@ -57,6 +58,8 @@ class Server:
                 self.send_response(status)
                 if status in (301, 307):
                     self.send_header("Location", "/elsewhere")
+                if outer.retry_after:
+                    self.send_header("Retry-After", outer.retry_after)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
@@ -122,6 +125,58 @@ def secretless(error: BaseException) -> bool:
 
 def error(status: int, code: str = "some_code", message: str = "in words") -> tuple[int, Any]:
     return status, {"error": {"code": code, "message": message}}
+
+
+class Hand:
+    """A clock by hand."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("answer", "rest"),
+    [
+        (error(401, "wrong_credentials", "wrong user name or password"), LOG_IN_REST_S),
+        (error(429, "too_many_attempts", "wait"), LOG_IN_REST_S),
+        (error(403, "inactive", "not active"), 0.0),
+        (error(503), 0.0),
+    ],
+    ids=["wrong password", "too many attempts", "not active", "busy"],
+)
+def test_a_log_in_that_was_refused_is_not_tried_so_often_that_it_locks_its_user_out(
+    server: Server, session: requests.Session, answer: tuple[int, Any], rest: float
+) -> None:
+    clock = Hand()
+    api = Api(ApiSettings(server.url, "anna", PASSWORD, ""), session, clock=clock)
+    server.log_in, server.retry_after = answer, "3113" if answer[0] == 429 else ""
+    with pytest.raises((ApiDown, ApiRefused)) as first:
+        api.token()
+    server.log_in = None
+    if rest:
+        clock.now += rest - 1
+        with pytest.raises((ApiDown, ApiRefused)) as second:
+            api.token()
+        assert str(second.value) == str(first.value)
+        assert server.log_ins() == 1
+        clock.now += 2
+    assert api.token()
+    assert server.log_ins() == 2
+
+
+def test_how_long_to_wait_is_said(server: Server, api: Api) -> None:
+    server.log_in, server.retry_after = error(429, "too_many_attempts", "too many attempts: wait"), "3113"
+    with pytest.raises(ApiDown, match="too many attempts: wait 52 minutes"):
+        api.token()
+
+
+def test_a_user_of_another_role_is_refused(server: Server, session: requests.Session) -> None:
+    api = Api(ApiSettings(server.url, "anna", PASSWORD, ""), session, role="client")
+    with pytest.raises(ApiRefused, match="anna is a user with the role master, and this program needs one with the ro"):
+        api.call("GET", "/signal/book")
+    assert [path for _, path, _, _ in server.asked] == ["/token"]
 
 
 def test_the_first_request_logs_in_and_the_others_use_the_token(api: Api, server: Server) -> None:

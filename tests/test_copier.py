@@ -934,6 +934,43 @@ def test_a_sleep_is_not_taken_for_good_readings(follower: Follower) -> None:
     assert follower.state(1) == "open"
 
 
+def test_the_status_line_begins_with_what_is_not_as_it_should_be(follower: Follower) -> None:
+    follower.master_opens(position(1))
+    follower.look()
+    begins = "connected | master_user online | copying on | copies 1/5 | lots 0.1/10 | drawdown 0.0/10 % | equity "
+    assert follower.copier.status().line.startswith(begins)
+    follower.broker.change_account({"trade_expert": False})
+    follower.look()
+    assert follower.copier.status().line.startswith("connected | master_user online | ORDERS REFUSED | copying on")
+    follower.disconnects()
+    follower.look()
+    line = follower.copier.status().line
+    assert line.startswith("NOT CONNECTED | ORDERS REFUSED"), "who is online is not known then"
+
+
+def test_a_drawdown_beyond_the_limit_stands_out_in_the_status_line(follower: Follower) -> None:
+    follower.look()
+    assert " | drawdown 0.0/10 % | " in follower.copier.status().line
+    follower.ledger.set(highest_equity="20000")
+    follower.restart()
+    follower.sends_book()
+    follower.look()
+    assert " | DRAWDOWN 50.0/10 % | " in follower.copier.status().line
+
+
+@pytest.mark.parametrize("flatten", [False, True], ids=["the master closed", "flatten"])
+def test_what_the_copier_closed_is_not_told_as_closed_by_a_program(follower: Follower, flatten: bool) -> None:
+    trade = follower.master_opens(position(1))
+    follower.look()
+    if flatten:
+        follower.copier.command("flatten")
+    else:
+        follower.master_closes(trade)
+    follower.passes(2)
+    (closed,) = [report for report in follower.reports() if report["event"] == "closed"]
+    assert closed["detail"].startswith("closed by flatten at" if flatten else "closed because the master closed at")
+
+
 def test_settings_of_the_server_that_cannot_be_understood_stop_opening_only(follower: Follower) -> None:
     trade = follower.master_opens(position(1))
     follower.look()

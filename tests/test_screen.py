@@ -75,6 +75,13 @@ def test_a_status_longer_than_the_window_is_cut_and_breaks_nothing(shown: Shown,
     console.close(10)
 
 
+def test_a_status_is_cut_between_its_parts_and_never_in_a_number(shown: Shown, wait_until: Wait) -> None:
+    console = Screen(shown, live=True)
+    console.show("connected | master_user online | drawdown 9.9/10 % | equity 10003.50 USD | more", "title")
+    wait_until(lambda: shown.lines() == ["connected | master_user online | drawdown 9.9/10 %", ">"])
+    console.close(10)
+
+
 def test_what_is_being_typed_stays_below_everything(shown: Shown, wait_until: Wait) -> None:
     console = Screen(shown, live=True)
     console.show("status", "title")

@@ -958,6 +958,17 @@ def test_the_quotes_that_come_first_after_an_outage_do_not_make_a_trade_young(de
     assert after - before > 2_390_000
 
 
+def test_the_status_says_that_the_account_is_read_also_while_the_server_is_down(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.api.faults = ["down"] * 20
+    desk.poll(5)
+    assert desk.sender.status().line.startswith("NOT CONNECTED | account read | ")
+    desk.mt5.inject("positions_get", "none", times=None)
+    desk.poll(2, 10.0)
+    assert " | ACCOUNT NOT READ | " in desk.sender.status().line
+    desk.kill()
+
+
 def test_the_brokers_clock_is_not_known_before_a_quote_has_come_in() -> None:
     clock = BrokerClock()
     clock.look({}, 100.0, 0.0)

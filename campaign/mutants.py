@@ -110,7 +110,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "foreign magic ignored",
-        (("copies.py", "if t.magic == magic and (t.kind", "if (t.kind"),),
+        (("copies.py", "if t.magic in ours and (t.kind", "if (t.kind"),),
         "What is not ours by its magic number is never taken for a copy.",
         pair="found by likeness among older ones",
         seed=2,
@@ -172,6 +172,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (("plan.py", "in LIVE else [Inherit(copy, heir)]", "in LIVE else []"),),
         "A pending copy that filled goes on as the copy of the master's position.",
         seed=4385,
+    ),
+    Mutant(
+        "pending orders of a doubted book followed",
+        (("plan.py", "    if (turned or trade.kind is Kind.ORDER) and not mirror", "    if turned and not mirror"),),
+        "What an old backup says of a pending order neither moves nor removes its copy.",
     ),
     Mutant(
         "opens while the reading is in doubt",

@@ -36,7 +36,9 @@ import sim_types as t
 from campaign.faults import listen, memory_folder
 from campaign.schedule import ALL_FAULTS, back_up
 from campaign.world import MAGIC, START, SYMBOLS, UTC_OFFSET_S, Setup, World
-from safety import Limits, Mode, Sizing
+from copies import LIVE, State
+from safety import Limits, Mode, Reason, Sizing
+from signals import Kind
 from sim_records import Request
 
 D = Decimal
@@ -346,7 +348,7 @@ def run_with_faults(pair: str, number: int, *, trace: bool = False) -> list[str]
             world.tick(1.0)
         # A position that has turned round is taken up under the tag of its first leg: `_sent_twice` would be mistaken.
         alone = trial.loses and master_mode == "netting"
-        found = _ordered(world, FIRST_LOSS_S) if alone else []
+        found = _ordered(world, FIRST_LOSS_S) if alone else [] if trial.loses else _closed_wrongly(world)
         found += _flat_in_the_end(world, by_tags=not alone, told=trial.by_hand)
         world.close()
         if trace:
@@ -359,6 +361,25 @@ def _ordered(world: World, since_s: int) -> list[str]:
     since = (START + since_s + UTC_OFFSET_S) * 1000
     deals = [deal for deal in world.client_broker.account.deals.items if deal.magic == MAGIC and deal.time_msc >= since]
     return [f"{deal.comment} was dealt at {deal.time_msc / 1000 - START - UTC_OFFSET_S:.1f}" for deal in deals]
+
+
+def _closed_wrongly(world: World) -> list[str]:
+    """Copies that were closed because the master closed, and he has not. (Of several entries of one position rounding
+    may take one away.)"""
+    if not world.copier.alive:
+        return ["the copier does not run"]
+    masters = {p.identifier: p.type == t.POSITION_TYPE_BUY for p in world.master_broker.positions()}
+    legs = world.copier.objects.ledger.legs
+    copies = [copy for copy in world.ledger.values() if copy.kind is Kind.POSITION]
+    live = {copy.key[:3] for copy in copies if copy.state in LIVE}
+    found = []
+    for copy in copies:
+        ended = copy.state is State.CLOSED and copy.reason == Reason.MASTER_CLOSED and copy.key[:3] not in live
+        of_trade = legs.get(copy.key[:3], ())
+        left = not of_trade or any(leg.left for leg in of_trade if leg.number == copy.leg)
+        if ended and left and masters.get(copy.ticket) is copy.action.buys:
+            found.append(f"the copy of #{copy.ticket} was closed, and the master has not closed it")
+    return found
 
 
 # --- what must be so -------------------------------------------------------------------------------------------------

@@ -177,6 +177,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "pending orders of a doubted book followed",
         (("plan.py", "    if (turned or trade.kind is Kind.ORDER) and not mirror", "    if turned and not mirror"),),
         "What an old backup says of a pending order neither moves nor removes its copy.",
+        unseen="the master's next report puts the price right again, and the schedules move no expiration",
     ),
     Mutant(
         "opens while the reading is in doubt",

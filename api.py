@@ -36,9 +36,9 @@ from bodies import (
     SESSION,
     an_object,
     check_terminal_ticket,
-    config_from,
     list_of_objects,
     reported_trade,
+    settings_from,
     within,
 )
 from budget import Budget
@@ -234,12 +234,12 @@ class Api:
 
     def set_config(self, caller: User, body: dict[str, Any]) -> Reply:
         user = self._subject(caller)
-        config = config_from(body, self._store.config_of(user.id))
-        if config.follow is not None:
-            config = replace(config, follow=self._masters_named(config.follow))
-        self._store.set_config(user, config)
+        named = settings_from(body)
+        if named.get("follow") is not None:
+            named["follow"] = self._masters_named(named["follow"])
+        config = self._store.change_config(user, named)
         self._hub.config_changed(user.id)
-        return 200, self._store.config_of(user.id).as_message()
+        return 200, config.as_message()
 
     def _subject(self, caller: User) -> User:
         """Whose settings: the caller's own, or for an admin those of ?username=."""

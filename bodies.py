@@ -12,7 +12,6 @@ from enum import StrEnum
 from typing import Any, Final
 
 from config import HIGHEST_LOTS, HIGHEST_MULTIPLIER, HIGHEST_POINTS
-from records import UserConfig
 from safety import Copying, Mode
 from signals import (
     FIRST_SERVER_TICKET,
@@ -182,22 +181,21 @@ def within(place: str, body: Mapping[str, Any], required: Mapping[str, Check], o
         raise BadField(f"{place}.{error.field}", error.problem) from error
 
 
-def config_from(body: Mapping[str, Any], stored: UserConfig) -> UserConfig:
-    """The settings that `body` makes of the stored ones: what it does not name stays. Raises `BadField`."""
+def settings_from(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that `body` names, fields of `UserConfig`. Raises `BadField`."""
     found = read_fields(body, {}, {"trade_copy": an_object, "copying": one_of(Copying), "follow": or_null(names)})
-    trade_copy = stored.trade_copy
     if "trade_copy" in found:
         for name, why in NOT_KEPT.items():
             if name in found["trade_copy"]:
                 raise BadField(f"trade_copy.{name}", f"belongs into the copier's own file, {why}")
-        trade_copy = within("trade_copy", found["trade_copy"], {}, TRADE_COPY)
+        trade_copy = found["trade_copy"] = within("trade_copy", found["trade_copy"], {}, TRADE_COPY)
         mode = trade_copy.get("mode")
         needed = {Mode.FIX: "fixed_lot", Mode.MULTIPLIER: "multiplier"}
         if mode is None and ("fixed_lot" in trade_copy or "multiplier" in trade_copy):
             raise BadField("trade_copy.mode", "missing, needed with fixed_lot or multiplier")
         if mode is not None and needed[mode] not in trade_copy:
             raise BadField(f"trade_copy.{needed[mode]}", f"missing, mode {mode} needs it")
-    return UserConfig(trade_copy, found.get("copying", stored.copying), found.get("follow", stored.follow))
+    return found
 
 
 def check_terminal_ticket(trade: Trade) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -180,8 +180,10 @@ class Users(Database):
             self._db.execute("INSERT OR REPLACE INTO copiers VALUES (?, ?, ?)", (client.id, ledger, now))
         return now
 
-    def set_config(self, user: User, config: UserConfig) -> None:
+    def change_config(self, user: User, named: Mapping[str, Any]) -> UserConfig:
+        """Change the settings that are named, fields of `UserConfig`, and no other; all of them as they are now."""
         with self._writing() as now:
+            config = replace(self.config_of(user.id), **named)
             self._db.execute(
                 """INSERT INTO configs (user_id, trade_copy, copying, follow, changed_at) VALUES (?, ?, ?, ?, ?)
                    ON CONFLICT (user_id) DO UPDATE SET trade_copy = excluded.trade_copy, copying = excluded.copying,
@@ -195,6 +197,7 @@ class Users(Database):
                 ),
             )
         log.info("database: settings of %s stored, copying %s", user.username, config.copying)
+        return config
 
 
 def _user(row: sqlite3.Row | None) -> User | None:

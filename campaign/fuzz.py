@@ -21,7 +21,6 @@ from typing import Any, Final
 
 import bodies
 import signals
-from records import NO_CONFIG
 from webserver import RequestHandler, WebServer
 from wire import INTERNAL, SocketThread, WebSocket
 
@@ -169,7 +168,7 @@ READERS: Final = tuple(
     for read in (
         _trade,
         _book,
-        lambda body: signals.encode(bodies.config_from(body, NO_CONFIG).as_message()),
+        lambda body: signals.encode(bodies.settings_from(body)),
         lambda body: signals.encode(bodies.within("r", body, bodies.EXECUTION_REQUIRED, bodies.EXECUTION_OPTIONAL)),
     )
 )

@@ -1,6 +1,7 @@
 """The server's memory: what is stored, numbered, refused and never lost."""
 
 import contextlib
+import dataclasses
 import sqlite3
 import stat
 import sys
@@ -256,7 +257,7 @@ def test_an_expiry_can_be_taken_away_again(store: Store, master: User) -> None:
 def test_settings_keep_their_exact_numbers(store: Store, master: User) -> None:
     assert store.config_of(master.id).copying is Copying.ON
     config = UserConfig({"mode": Mode.FIX, "fixed_lot": D("0.29")}, Copying.CLOSE_ONLY, ("a_master",))
-    store.set_config(master, config)
+    assert store.change_config(master, dataclasses.asdict(config)) == config
     found = store.config_of(master.id)
     assert found == config
     assert found.sizing is not None

@@ -11,7 +11,7 @@ from server_kit import ACCOUNT, FakeConnection, HandClock, trade
 from database import Unavailable
 from db import Store
 from hub import Hub, View
-from records import Post, Role, User, UserConfig
+from records import Post, Role, User
 from safety import Copying, Mode
 from signals import Kind, encode
 
@@ -33,7 +33,7 @@ class House:
 
     def client(self, name: str, *, follow: tuple[str, ...] | None = None, **trade_copy: Any) -> User:
         user = self.store.add_user(name, "hash", Role.CLIENT)
-        self.store.set_config(user, UserConfig(trade_copy, Copying.ON, follow))
+        self.store.change_config(user, {"trade_copy": trade_copy, "follow": follow})
         return user
 
     def join(self, user: User, expires_in_ms: int = HOUR_MS, ledger: str = "") -> FakeConnection:
@@ -311,18 +311,18 @@ def test_new_settings_come_at_once_and_the_book_when_it_looks_different(house: H
     connection = house.join(user)
     connection.take()
 
-    house.store.set_config(user, UserConfig({"max_spread_points": 5}, Copying.PAUSED, None))
+    house.store.change_config(user, {"trade_copy": {"max_spread_points": 5}, "copying": Copying.PAUSED})
     house.hub.config_changed(user.id)
     [config] = connection.take()
     assert (config["type"], config["data"]["copying"]) == ("config", "paused")
 
-    house.store.set_config(user, UserConfig({}, Copying.ON, ("other_master",)))
+    house.store.change_config(user, {"trade_copy": {}, "copying": Copying.ON, "follow": ("other_master",)})
     house.hub.config_changed(user.id)
     config, book = connection.take()
     assert (config["type"], book["type"]) == ("config", "book")
     assert [t["ticket"] for t in book["data"]["trades"]] == [2]
 
-    house.store.set_config(user, UserConfig({"mode": Mode.FIX, "fixed_lot": D("0.5")}, Copying.ON, ("other_master",)))
+    house.store.change_config(user, {"trade_copy": {"mode": Mode.FIX, "fixed_lot": D("0.5")}})
     house.hub.config_changed(user.id)
     config, book = connection.take()
     assert [t["volume"] for t in book["data"]["trades"]] == [0.5]

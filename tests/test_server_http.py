@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from server_kit import ACCOUNT, ORIGINAL_SIGNAL, PASSWORD, Caller, Serving, repo
 import api
 import webserver
 from api import Registration
+from records import UserConfig
 from routes import ROUTES
 from signals import FIRST_SERVER_TICKET
 
@@ -161,6 +163,31 @@ def test_settings_are_stored_and_what_is_not_named_stays(admin: Caller, master: 
     assert client.post("/users/config", {"trade_copy": {}, "follow": None})["trade_copy"] == {}
     assert admin.post("/users/config?username=client_user", {"copying": "flatten"})["copying"] == "flatten"
     assert client.get("/users/config")["copying"] == "flatten"
+
+
+def test_what_another_post_sets_meanwhile_stays(
+    server: Serving, admin: Caller, client: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = server.store.config_of
+
+    flatten = ("/users/config?username=client_user", {"copying": "flatten"}, 200)
+    other = threading.Thread(target=admin.post, args=flatten, daemon=True)
+
+    def read_while_another_posts(user_id: int) -> UserConfig:
+        found = read(user_id)
+        if other.ident is None:
+            other.start()
+            other.join(1)  # as far as it comes: it has to wait until this post is done
+        return found
+
+    monkeypatch.setattr(server.store, "config_of", read_while_another_posts)
+    client.post("/users/config", {"trade_copy": {"max_spread_points": 20}})
+    other.join(20)
+    assert client.get("/users/config") == {
+        "trade_copy": {"max_spread_points": 20},
+        "copying": "flatten",
+        "follow": None,
+    }
 
 
 def test_settings_of_others_are_theirs(server: Serving, admin: Caller, client: Caller) -> None:

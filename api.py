@@ -473,6 +473,7 @@ class Api:
 
     def admit(self, roles: frozenset[Role]) -> None:
         """Refuse a handshake while it is still a request. The rest of it is looked at by simple-websocket."""
+        g.arrived = self._hub.arrival()
         g.admitted = self.caller(websocket_token(), roles)
         g.caller = g.admitted[0]
         if self._hub.connected_from(network_of(request.remote_addr or "")) >= self._settings.websockets_per_address:
@@ -488,7 +489,7 @@ class Api:
 
     def follow(self, sockets: Adopter) -> None:
         """Have the socket, which has been upgraded, given to the thread that owns them all."""
-        user, token = g.admitted
+        (user, token), arrived = g.admitted, g.arrived
         address = request.remote_addr or ""
         peer = f"{address}:{request.environ['REMOTE_PORT']}"
         ledger = request.headers.get(LEDGER_HEADER, "")
@@ -496,7 +497,7 @@ class Api:
         def adopt(sock: socket.socket, early: bytes) -> None:
             connection = sockets.adopt(sock, peer, early, self._hub)
             try:
-                self._hub.join(connection, user, token.expires_at, network_of(address), ledger)
+                self._hub.join(connection, user, token.expires_at, network_of(address), ledger, arrived=arrived)
             except Unavailable as error:
                 log.error("%s", error)
                 connection.close(TRY_LATER, "the database does not answer")

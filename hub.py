@@ -10,6 +10,7 @@ No sockets here: a connection is anything that takes frames (`wire.py` has the r
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections import Counter
@@ -50,6 +51,10 @@ class Connection(Protocol):
     @property
     def peer(self) -> str: ...
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended. It is so before `Hub.left` is told."""
+
     def send_frame(self, payload: bytes) -> None:
         """Take one text message to deliver in order."""
 
@@ -83,6 +88,7 @@ class Member:
     token_expires_at: int  # UTC ms
     view: View
     messages: Budget  # that it may send
+    arrived: int  # its place in the order of the handshakes
     copier_since: int | None = None  # UTC ms since when no other copier of the user was connected; None = no copier
     wants_book: bool = False
     address: str = ""  # whom it comes from, for the limit of connections
@@ -156,6 +162,7 @@ class Hub:
         self._books: dict[View, str] = {}  # the data of the book message, as long as nothing has changed
         self._masters = {master.name: master.online for master in store.masters()}  # as last told
         self._reported: set[str] = set()  # masters that have reported since the start
+        self._arrivals = itertools.count(1)
         self._wake = threading.Event()
         self._stopping = False
         self.closed: Counter[int] = Counter()  # connections ended, by close code
@@ -215,28 +222,49 @@ class Hub:
 
     # --- coming and going --------------------------------------------------------------------------------------------
 
+    def arrival(self) -> int:
+        """The place of a handshake in the order in which they come, for `join`: asked for before anything that waits,
+        because whoever is let in first has not always come first."""
+        return next(self._arrivals)
+
     def join(
-        self, connection: Connection, user: User, token_expires_at: int, address: str = "", ledger: str = ""
+        self,
+        connection: Connection,
+        user: User,
+        token_expires_at: int,
+        address: str = "",
+        ledger: str = "",
+        *,
+        arrived: int,
     ) -> None:
         """Take in a connection whose token was good for `user` as given: it gets the book, then its settings, then
-        every change that it may see. What the user has too many of, a client more than one, is closed, the oldest
-        first. A client's copier names its `ledger`. Raises `Unavailable`."""
+        every change that it may see. What the user has too many of, a client more than one, is closed, those first
+        that came first. A client's copier names its `ledger`. Raises `Unavailable`."""
         with self._publishing:
             now = self._store.user(user.id)
             if now is None or not self._still_good(now, user):
                 connection.close(FORBIDDEN, "the account was changed")
+                return
+            most = 1 if now.role is Role.CLIENT else MOST_OF_USER
+            with self._list:
+                newer = sum(other.arrived > arrived for other in self._members_of(now.id))
+            if newer >= most:
+                connection.close(TAKEN_OVER, "a newer connection of this user is there")
+            if newer >= most or connection.over:
+                log.info("websocket: %s came too late from %s", now.username, connection.peer)
                 return
             view = view_of(now, self._store)
             book, settings, seq = self._book_frame(view), self._store.config_of(now.id), self._store.last_seq()
             # The last that can fail: who has not been let in has taken nobody's place.
             since = self._store.copier_since(now, ledger) if ledger and now.role is Role.CLIENT else None
             messages = Budget.full(MESSAGES_AT_ONCE, MESSAGES_PER_S, self._clock.monotonic())
-            member = Member(connection, now, token_expires_at, view, messages, since, address=address)
+            member = Member(connection, now, token_expires_at, view, messages, arrived, since, address=address)
             config = settings_frame(settings, since)
             with self._list:
-                most_others = 0 if now.role is Role.CLIENT else MOST_OF_USER - 1
-                others = self._members_of(now.id)
-                for older in others[: max(0, len(others) - most_others)]:
+                if connection.over:  # `left` has been told already, or waits for us and finds a member
+                    return
+                others = sorted(self._members_of(now.id), key=lambda other: other.arrived)
+                for older in others[: max(0, len(others) - most + 1)]:
                     self._end(older, TAKEN_OVER, "another connection of this user took over")
                 self._members[connection] = member
                 self._of_user.setdefault(now.id, []).append(member)

@@ -111,12 +111,12 @@ class WebSocket:
         "longest",
         "number",
         "outbox",
+        "over",
         "parser",
         "peer",
         "pinged_at",
         "sock",
         "taken",
-        "told",
         "watching_writes",
     )
 
@@ -137,7 +137,7 @@ class WebSocket:
         self.heard = 0  # frames since the last look
         self.heard_at = self.pinged_at = 0.0
         self.closing_at: float | None = None  # when patience for the closing ends
-        self.told = False  # the listener knows that it is over
+        self.over = False  # ended: the listener knows it, or is told next
         self.watching_writes = False
 
     @property
@@ -468,14 +468,14 @@ class SocketThread:
         self._begin_close(connection, code, reason)
 
     def _tell(self, connection: WebSocket, code: int, reason: str) -> None:
-        if not connection.told:
-            connection.told = True
+        if not connection.over:
+            connection.over = True
             connection.listener.left(connection, code, reason)
 
     def _begin_close(self, connection: WebSocket, code: int, reason: str) -> None:
         if connection not in self._sockets or connection.closing_at is not None:
             return
-        connection.told = True
+        connection.over = True
         connection.closing_at = self._clock.monotonic() + CLOSING_S
         connection.taken = ""
         # `current` must go out to its end, or the close would land in the middle of a frame.

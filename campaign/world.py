@@ -148,6 +148,7 @@ class Wire:
 
     def __init__(self, world: World, line: Line, server: Any) -> None:
         self.peer = "10.0.0.2:1"
+        self.over = False  # what is lost leaves the hub at once, from the same thread
         self.server = server
         self.began_at = self.heard_at = world.clock.now
         self.frames: list[tuple[float, bytes | tuple[int, str]]] = []  # (arrives at, content or close)
@@ -258,7 +259,8 @@ class Line:
                 return
             self.wire = wire
             try:
-                wire.server.hub.join(wire, found[0], found[1].expires_at, ledger=self._ledger)
+                hub = wire.server.hub
+                hub.join(wire, found[0], found[1].expires_at, ledger=self._ledger, arrived=hub.arrival())
             except Unavailable:
                 self.lost("1013 the database does not answer")
 

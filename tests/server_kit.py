@@ -98,6 +98,7 @@ class FakeConnection:
     peer: str = "test:1"
     messages: list[dict[str, Any]] = field(default_factory=list)
     closed: tuple[int, str] | None = None
+    over: bool = False
 
     def send_frame(self, payload: bytes) -> None:
         assert self.closed is None, "something was sent after the close"

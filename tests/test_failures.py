@@ -177,7 +177,7 @@ def test_what_was_stored_and_never_sent_is_in_the_next_book(tmp_path: Path) -> N
         store.close_trade(master, 1, None, Post())
     with closing(Store(tmp_path / "server.db", clock)) as store:
         connection = FakeConnection()
-        Hub(store, clock).join(connection, client, store.now_ms() + 1000)
+        Hub(store, clock).join(connection, client, store.now_ms() + 1000, arrived=1)
     mirror = Mirror()
     mirror.apply(decode(json.dumps(connection.messages[0])), 0.0)
     assert [ticket for _, _, ticket in mirror.trades] == [2]

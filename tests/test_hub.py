@@ -10,7 +10,7 @@ from server_kit import ACCOUNT, FakeConnection, HandClock, trade
 
 from database import Unavailable
 from db import Store
-from hub import Hub, View
+from hub import MOST_OF_USER, Hub, View
 from records import Post, Role, User
 from safety import Copying, Mode
 from signals import Kind, encode
@@ -36,9 +36,12 @@ class House:
         self.store.change_config(user, {"trade_copy": trade_copy, "follow": follow})
         return user
 
-    def join(self, user: User, expires_in_ms: int = HOUR_MS, ledger: str = "") -> FakeConnection:
-        connection = FakeConnection()
-        self.hub.join(connection, user, self.store.now_ms() + expires_in_ms, ledger=ledger)
+    def join(
+        self, user: User, expires_in_ms: int = HOUR_MS, ledger: str = "", arrived: int | None = None, over: bool = False
+    ) -> FakeConnection:
+        connection = FakeConnection(over=over)
+        arrived = self.hub.arrival() if arrived is None else arrived
+        self.hub.join(connection, user, self.store.now_ms() + expires_in_ms, ledger=ledger, arrived=arrived)
         return connection
 
     def open(self, master: User, ticket: int, **fields: Any) -> dict[str, Any]:
@@ -171,8 +174,9 @@ def test_equal_views_get_the_very_same_frame(house: House) -> None:
         def send_frame(self, payload: bytes) -> None:
             frames.append(payload)
 
-    for name in ("client_1", "client_2"):
-        house.hub.join(Keeping(), house.client(name, mode=Mode.FIX, fixed_lot=D("0.01")), house.store.now_ms() + 1000)
+    for place, name in enumerate(("client_1", "client_2")):
+        user = house.client(name, mode=Mode.FIX, fixed_lot=D("0.01"))
+        house.hub.join(Keeping(), user, house.store.now_ms() + 1000, arrived=place)
     frames.clear()
     house.open(house.master, 1)
     assert frames[0] is frames[1]
@@ -347,6 +351,32 @@ def test_a_second_connection_of_a_client_takes_over(house: House) -> None:
     house.hub.left(first, 1006, "gone")  # the socket follows later, and takes nobody with it
     house.open(house.master, 2)
     assert second.types()[-1] == "signal"
+
+
+def test_whoever_comes_late_takes_nobodys_place(house: House) -> None:
+    user = house.client("client_1")
+    early, late = house.hub.arrival(), house.hub.arrival()
+    kept = house.join(user, ledger="one", arrived=late)
+    since = kept.messages[1]["copier_since"]
+    house.clock.now += 1
+    waited = house.join(user, ledger="two", arrived=early)
+    gone = house.join(user, ledger="two", over=True)
+    assert (waited.messages, waited.closed and waited.closed[0]) == ([], 4409)
+    assert gone.messages == []
+    assert house.hub.connected_users() == {"client_1": 1}
+    house.open(house.master, 1)
+    assert (kept.types(), kept.closed) == (["book", "config", "signal"], None)
+    assert house.join(user, ledger="one").messages[1]["copier_since"] == since
+
+
+def test_of_too_many_looks_those_that_came_first_end_whoever_was_let_in_first(house: House) -> None:
+    places = [house.hub.arrival() for _ in range(MOST_OF_USER + 2)]
+    newer = [house.join(house.admin, arrived=place) for place in reversed(places[3:])]
+    second = house.join(house.admin, arrived=places[1])
+    newer.append(house.join(house.admin, arrived=places[2]))
+    first = house.join(house.admin, arrived=places[0])
+    assert [second.closed and second.closed[0], first.closed and first.closed[0]] == [4409, 4409]
+    assert [connection.closed for connection in newer] == [None] * MOST_OF_USER
 
 
 def test_masters_and_admins_may_look_from_several_places(house: House) -> None:

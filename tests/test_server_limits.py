@@ -298,7 +298,7 @@ def test_masters_and_admins_have_so_many_connections_and_the_oldest_goes(tmp_pat
         crowd = Hub(store, clock)
         connections = [FakeConnection(f"test:{number}") for number in range(hub.MOST_OF_USER + 2)]
         for number, connection in enumerate(connections):
-            crowd.join(connection, user, 2**60)
+            crowd.join(connection, user, 2**60, arrived=number)
             assert crowd.connected == min(number + 1, hub.MOST_OF_USER)
         assert [c.closed and c.closed[0] for c in connections] == [4409, 4409] + [None] * hub.MOST_OF_USER
 
@@ -309,7 +309,8 @@ def test_addresses_that_have_left_are_forgotten(tmp_path: Path) -> None:
         crowd = Hub(store, clock)
         for number in range(5):
             connection = FakeConnection()
-            crowd.join(connection, store.add_user(f"client_{number}", "hash", Role.CLIENT), 2**60, "192.0.2.1")
+            user = store.add_user(f"client_{number}", "hash", Role.CLIENT)
+            crowd.join(connection, user, 2**60, "192.0.2.1", arrived=number)
             assert crowd.connected_from("192.0.2.1") == 1
             crowd.left(connection, 1000, "")
             crowd.left(connection, 1000, "")

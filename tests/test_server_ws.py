@@ -184,6 +184,48 @@ def test_who_breaks_off_within_the_handshake_leaves_nothing_behind(
     assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
+def test_a_connection_that_ends_before_it_is_let_in_is_not_connected(
+    server: Serving, client: Caller, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+) -> None:
+    gone, leave = threading.Event(), server.hub.left
+
+    def left(*said: Any) -> None:
+        leave(*said)
+        gone.set()
+
+    monkeypatch.setattr(server.hub, "left", left)
+    before = threading.active_count()
+    with server.hub._publishing:  # a slow disk, or many who come back at once
+        with plain(server) as raw:
+            raw.sendall(handshake(client))
+            read_until(raw, b"HTTP/1.1 101 ")
+        assert gone.wait(20)
+    wait_until(lambda: threading.active_count() <= before + 1)  # that of the sockets: who waited has been seen to
+    assert (server.hub.connected_users(), server.hub.connected) == ({}, 0)
+
+
+def test_a_connection_that_was_given_up_does_not_take_the_place_of_the_next_one(
+    server: Serving, client: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join, newer_is_in = server.hub.join, threading.Event()
+    first: list[Any] = []
+
+    def join_in_another_order(connection: Any, *said: Any, **more: Any) -> None:
+        if not first:
+            first.append(connection)
+            assert newer_is_in.wait(20)
+        join(connection, *said, **more)
+        newer_is_in.set()
+
+    monkeypatch.setattr(server.hub, "join", join_in_another_order)
+    given_up = client.listen()  # and nobody has noticed: a cut line says nothing
+    kept = client.listen().joined()
+    opcode, data = given_up.socket.recv_data(control_frame=True)
+    assert (opcode, data[:2]) == (websocket.ABNF.OPCODE_CLOSE, (4409).to_bytes(2))
+    server.user("master_user", "master").post("/signal/broadcast", ORIGINAL_SIGNAL)
+    assert kept.next("signal")["seq"] == 1
+
+
 # --- what comes ------------------------------------------------------------------------------------------------------
 
 

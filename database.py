@@ -24,7 +24,18 @@ from signals import FIRST_SERVER_TICKET
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
+# What makes of a file of a version one of the next. A file older than these is refused.
+UPGRADES: Final = {
+    6: """
+        CREATE INDEX accounts_of_a_client ON accounts (client_id, seen_at);
+        DELETE FROM accounts WHERE (login, client_id) IN (
+            SELECT login, client_id FROM (
+                SELECT login, client_id, row_number() OVER (PARTITION BY client_id ORDER BY seen_at DESC) AS place
+                FROM accounts)
+            WHERE place > 10);
+    """,
+}
 APPLICATION_ID: Final = 0x41494254  # "AIBT": tells the server's database from any other SQLite file
 # A file of up to this many bytes is checked whole at the start, in a tenth of a second. Of a larger one only what every
 # change is made from: to read logs of 1,000,000 changes takes a second from memory and many from a disk, while the
@@ -105,7 +116,7 @@ class Database:
             raise Unusable(f"the database {self.path} cannot be opened: {error}") from error
         try:
             self._db.row_factory = sqlite3.Row
-            self._prepare()
+            self._prepare(guest)
             if guest:  # leave the tidying of the WAL to the server: see the top of this file
                 self._db.execute("PRAGMA wal_autocheckpoint = 0")
         except sqlite3.DatabaseError as error:
@@ -139,17 +150,19 @@ class Database:
             rows = self._all("SELECT run, seq FROM starts ORDER BY number")
         return tuple((row["run"], row["seq"]) for row in rows)
 
-    def _prepare(self) -> None:
+    def _prepare(self, guest: bool) -> None:
         db = self._db
         version = db.execute("PRAGMA user_version").fetchone()[0]
         kind = db.execute("PRAGMA application_id").fetchone()[0]
         empty = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
         if not empty and kind != APPLICATION_ID:
             raise Unusable(f"{self.path} is not a database of this server")
-        if not empty and version != SCHEMA_VERSION:
+        if not empty and version != SCHEMA_VERSION and (guest or version not in UPGRADES):
+            advice = "use the program version that made it, or another file"
+            if version in UPGRADES:
+                advice = "start the server once, which upgrades it"
             raise Unusable(
-                f"the database {self.path} has schema version {version}, this program needs {SCHEMA_VERSION}: "
-                "use the program version that made it, or another file"
+                f"the database {self.path} has schema version {version}, this program needs {SCHEMA_VERSION}: {advice}"
             )
         size = db.execute("PRAGMA page_count").fetchone()[0] * db.execute("PRAGMA page_size").fetchone()[0]
         for what in ("1",) if size <= CHECKED_WHOLE else CHECKED_TABLES:
@@ -161,6 +174,8 @@ class Database:
         db.execute("PRAGMA foreign_keys = ON")
         if empty:
             self._create()
+        else:
+            self._upgrade(version)
 
     def _create(self) -> None:
         now = int(self._clock.time() * 1000)
@@ -171,6 +186,11 @@ class Database:
             f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
         log.info("database: %s created", self.path)
+
+    def _upgrade(self, version: int) -> None:
+        for older in range(version, SCHEMA_VERSION):
+            log.info("database: %s is upgraded to schema version %d", self.path, older + 1)
+            self._db.executescript(f"BEGIN IMMEDIATE; {UPGRADES[older]} PRAGMA user_version = {older + 1}; COMMIT;")
 
     def back_up(self, path: str | os.PathLike[str]) -> None:
         """Write the database as it is now into a file that is not there yet. Raises `Unusable`."""

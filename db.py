@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 OFFLINE_AFTER_MS: Final = 15_000  # a master whose sender has not reported its book for this long is offline
 ANY_SESSION: Final = ""  # begin a session whatever was before
 ACCOUNTS_SHOWN_MS: Final = 30 * 86_400_000
+ACCOUNTS_OF_A_CLIENT: Final = 10  # that are kept, the last ones: a copier has one account
 
 
 class Store(Users):
@@ -410,7 +411,7 @@ class Store(Users):
 
     def add_executions(self, client: User, reports: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
         """Store what is new; how many were, and how many had been stored before."""
-        stored = 0
+        new = []
         with self._writing() as now:
             for report in reports:
                 cursor = self._db.execute(
@@ -418,13 +419,17 @@ class Store(Users):
                        VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (client_id, id) DO NOTHING""",
                     (client.id, report["id"], report["event"], report["master"], encode(report), now),
                 )
-                stored += cursor.rowcount
-            logins = {report["login"] for report in reports if "login" in report}
+                if cursor.rowcount:
+                    new.append(report)
+            logins = list(dict.fromkeys(report["login"] for report in new if "login" in report))[-ACCOUNTS_OF_A_CLIENT:]
             shared = [login for login in logins if self._is_newly_shared(client, login, now)]
+            if logins:
+                self._forget_older_accounts(client)
         for login in shared:
             log.warning("account %d is used by %s and by another client: see /overview", login, client.username)
-        log.info("database: %d reports of %s stored, %d known", stored, client.username, len(reports) - stored)
-        return stored, len(reports) - stored
+        known = len(reports) - len(new)
+        log.info("database: %d reports of %s stored, %d known", len(new), client.username, known)
+        return len(new), known
 
     def _is_newly_shared(self, client: User, login: int, now: int) -> bool:
         """Write down that the client uses the account; whether that is news, and another client does too."""
@@ -434,7 +439,24 @@ class Store(Users):
                ON CONFLICT (login, client_id) DO UPDATE SET seen_at = excluded.seen_at""",
             (login, client.id, now),
         )
-        return known is None and any(found == login for found, _ in self.shared_accounts())
+        if known:
+            return False
+        other = self._one(
+            """SELECT 1 FROM accounts JOIN users ON id = client_id
+               WHERE login = ? AND client_id <> ? AND active = 1 AND seen_at > ? LIMIT 1""",
+            login,
+            client.id,
+            now - ACCOUNTS_SHOWN_MS,
+        )
+        return other is not None
+
+    def _forget_older_accounts(self, client: User) -> None:
+        """All but the last few: whatever a client reports, what is kept of it stays small."""
+        self._db.execute(
+            """DELETE FROM accounts WHERE client_id = ?1 AND login NOT IN
+               (SELECT login FROM accounts WHERE client_id = ?1 ORDER BY seen_at DESC LIMIT ?2)""",
+            (client.id, ACCOUNTS_OF_A_CLIENT),
+        )
 
     def shared_accounts(self) -> list[tuple[int, list[str]]]:
         """Account numbers that several active clients have reported from of late, and these clients. Two brokers may

@@ -152,10 +152,12 @@ CREATE INDEX executions_of_a_master ON executions (master, number);
 CREATE INDEX executions_of_a_master_by_event ON executions (master, event);
 CREATE INDEX executions_by_event ON executions (event);
 
--- Which account numbers a client's reports have named: two clients that trade on one account would double each trade there.
+-- Which account numbers a client's reports have named, the last few of them: two clients that trade on one account would
+-- double each trade there.
 CREATE TABLE accounts (
     login     INTEGER NOT NULL,
     client_id INTEGER NOT NULL REFERENCES users (id),
     seen_at   INTEGER NOT NULL,
     PRIMARY KEY (login, client_id)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX accounts_of_a_client ON accounts (client_id, seen_at);

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 import sqlite3
 import stat
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from server_kit import ACCOUNT, HandClock, trade
 
-from database import CHECKED_WHOLE, Unavailable, Unusable, hold
+from database import APPLICATION_ID, CHECKED_WHOLE, SCHEMA_VERSION, UPGRADES, Unavailable, Unusable, hold
 from db import Store
 from records import Outcome, Post, Role, User, UserConfig
 from safety import Copying, Mode
@@ -90,6 +91,63 @@ def test_another_schema_version_is_refused(tmp_path: Path, clock: HandClock) -> 
     db.close()
     with pytest.raises(Unusable, match="schema version 99"):
         Store(tmp_path / "a.db", clock)
+
+
+@pytest.fixture
+def old_database(tmp_path: Path) -> Path:
+    """A file of schema version 6, in use for a while."""
+    path = tmp_path / "old.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(Path(__file__).with_name("schema_6.sql").read_text(encoding="utf-8"))
+        db.execute("INSERT INTO state VALUES (1, 'e', 1790000000000, ?)", (FIRST_SERVER_TICKET,))
+        db.executemany(
+            "INSERT INTO users (username, password, role, active, created_at) VALUES (?, 'hash', ?, 1, 1)",
+            [("admin", "admin"), ("anna_user", "client"), ("ben_user", "client"), ("maria", "master")],
+        )
+        accounts = [(login, 2, 1790000000000 + login) for login in range(100)] + [(99, 3, 1790000000000)]
+        db.executemany("INSERT INTO accounts VALUES (?, ?, ?)", accounts)
+        db.executescript(
+            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 6; PRAGMA journal_mode = WAL"
+        )
+        db.commit()
+    return path
+
+
+def schema_of(store: Store) -> dict[str, str]:
+    """What was made, without comments and spaces."""
+    made = store._db.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+    return {row["name"]: re.sub(r"--.*|\s+", "", row["sql"]) for row in made}
+
+
+def test_an_older_database_becomes_what_a_new_one_is_and_keeps_what_it_had(
+    old_database: Path, store: Store, clock: HandClock
+) -> None:
+    for _ in range(2):
+        with contextlib.closing(Store(old_database, clock)) as upgraded:
+            assert schema_of(upgraded) == schema_of(store)
+            assert upgraded._db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
+            assert upgraded._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+            assert [user.username for user in upgraded.users()] == ["admin", "anna_user", "ben_user", "maria"]
+            kept = upgraded._db.execute("SELECT login, client_id FROM accounts ORDER BY client_id, login")
+            assert [tuple(row) for row in kept] == [*((login, 2) for login in range(90, 100)), (99, 3)]
+
+
+def test_an_older_database_is_upgraded_by_the_server_only(old_database: Path, clock: HandClock) -> None:
+    with pytest.raises(Unusable, match="start the server once"):
+        Store(old_database, clock, guest=True)
+    Store(old_database, clock).close()
+    Store(old_database, clock, guest=True).close()
+
+
+def test_a_database_that_cannot_be_upgraded_whole_stays_as_it_was(
+    old_database: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(UPGRADES, 6, UPGRADES[6] + "INSERT INTO state VALUES (2, 'e', 1, 1);")
+    with pytest.raises(Unusable, match="cannot be used: CHECK constraint failed"):
+        Store(old_database, clock)
+    with contextlib.closing(sqlite3.connect(old_database)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (6,)
+        assert db.execute("SELECT count(*) FROM accounts").fetchone() == (101,)
 
 
 def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path: Path, clock: HandClock) -> None:
@@ -788,6 +846,35 @@ def test_two_clients_on_one_account_are_noticed_once(
     ]
     clock.advance(31 * 86_400)
     assert store.shared_accounts() == []
+
+
+def test_account_numbers_cost_the_same_however_many_there_are(store: Store, clock: HandClock) -> None:
+    one, two = store.add_user("client_1", "hash", Role.CLIENT), store.add_user("client_2", "hash", Role.CLIENT)
+
+    def reports(*names: Any) -> list[dict[str, Any]]:
+        return [{"id": f"r{name}", "event": "opened", "master": "m_user", "login": name} for name in names]
+
+    store.add_executions(two, reports(*range(500)))
+    asked: list[str] = []
+    store._db.set_trace_callback(asked.append)
+    assert store.add_executions(one, reports(*range(500))) == (500, 0)
+    few = [statement for statement in asked if "accounts" in statement]
+    asked.clear()
+    same_id = [{**report, "id": "r1"} for report in reports(*range(1000, 1500))]
+    assert store.add_executions(one, same_id) == (0, 500)
+    none = [statement for statement in asked if "accounts" in statement]
+    store._db.set_trace_callback(None)
+    assert (len(few), none) == (3 * 10 + 1, []), "asked, written down and compared, for the last ten only"
+    plans = [row["detail"] for statement in few for row in store._db.execute(f"EXPLAIN QUERY PLAN {statement}")]
+    assert not [detail for detail in plans if "SCAN" in detail], plans
+
+    kept = "SELECT login FROM accounts WHERE client_id = ? ORDER BY login"
+    assert [row["login"] for row in store._db.execute(kept, (one.id,))] == list(range(490, 500))
+    assert [login for login, _ in store.shared_accounts()] == list(range(490, 500))
+    clock.advance(1)
+    store.add_executions(one, reports(7777))
+    assert [row["login"] for row in store._db.execute(kept, (one.id,))][-1] == 7777
+    assert len(list(store._db.execute(kept, (one.id,)))) == 10
 
 
 def test_a_full_disk_changes_nothing_and_passes(store: Store, master: User) -> None:

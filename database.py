@@ -103,13 +103,15 @@ class Database:
     ) -> None:
         """Open the file, or make it. Raises `Unusable`.
 
-        A `guest` works on a file that a running server may have open. `connect` opens the database. Raises
-        `Unavailable` when the start cannot be written down (disk full).
+        A `guest` works on a file that a running server may have open, and makes none. `connect` opens the database.
+        Raises `Unavailable` when the start cannot be written down (disk full).
         """
         self._clock = clock
         self._turn = Turn()
         self.path = Path(path)
         try:
+            if guest and not self.path.is_file():
+                raise self._nothing_there()
             self.path.touch(mode=0o600)  # before SQLite makes it with more rights; the WAL inherits them
             self._db = connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
         except (OSError, sqlite3.Error) as error:
@@ -150,11 +152,17 @@ class Database:
             rows = self._all("SELECT run, seq FROM starts ORDER BY number")
         return tuple((row["run"], row["seq"]) for row in rows)
 
+    def _nothing_there(self) -> Unusable:
+        words = "name the server's with --database; the server makes it when it starts"
+        return Unusable(f"there is no database at {self.path.absolute()}: {words}")
+
     def _prepare(self, guest: bool) -> None:
         db = self._db
         version = db.execute("PRAGMA user_version").fetchone()[0]
         kind = db.execute("PRAGMA application_id").fetchone()[0]
         empty = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+        if empty and guest:
+            raise self._nothing_there()
         if not empty and kind != APPLICATION_ID:
             raise Unusable(f"{self.path} is not a database of this server")
         if not empty and version != SCHEMA_VERSION and (guest or version not in UPGRADES):

@@ -341,10 +341,9 @@ def make_first_admin(store: Store) -> None:
 
 def add_user(options: argparse.Namespace) -> int:
     name = valid(USERNAME, options.name, "the user name")
-    password = asked_password(name)
     with contextlib.closing(Store(options.database, AwakeClock(), guest=True)) as store:
         try:
-            store.add_user(name, Passwords().hashed(password), options.role)
+            store.add_user(name, Passwords().hashed(asked_password(name)), options.role)
         except NameTaken as error:
             raise Unusable(f"there is a user {name} already") from error
     print(f"{options.role} {name} added to {options.database}")

@@ -309,16 +309,22 @@ def papers(_wine: Wine, _folder: Path) -> str:
 
 def server_in_wine(wine: Wine, folder: Path) -> str:
     executable = alone("server", folder)
-    user = Program(
-        wine, executable, "adduser", "master_user", "--role", "master", environment={"AIBOT_USER_PASSWORD": "x" * 12}
-    )
-    expect(user.ends() == 0, "adduser did not end with 0", user)
     server = Program(wine, executable, "--port", "0")
     server.waits_for("listening on")
     found = LISTENING.search(server.said().encode())
     assert found is not None  # noqa: S101
     url = f"http://127.0.0.1:{int(found[1])}"
     try:
+        user = Program(
+            wine,
+            executable,
+            "adduser",
+            "master_user",
+            "--role",
+            "master",
+            environment={"AIBOT_USER_PASSWORD": "x" * 12},
+        )
+        expect(user.ends() == 0, "adduser did not end with 0", user)
         answer = requests.post(f"{url}/token", json={"username": "master_user", "password": "x" * 12}, timeout=30)
         expect(answer.status_code == 200, f"the log-in was answered with {answer.status_code} {answer.text}", server)
         served = [requests.get(url + path, timeout=30).status_code for path in ("/health", "/openapi.json")]

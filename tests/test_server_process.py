@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from secrets_kit import assert_no_secrets, left_lying, secrets_in
 from server_kit import ORIGINAL_SIGNAL, PASSWORD
 
 from config import is_loopback
+from db import Store
 from server import SECRETS, OneLine, log_to_file, most_websockets, redacted
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,8 +116,8 @@ def command(folder: Path, *arguments: str, typed: str = "", **environment: str) 
 
 
 def test_what_was_answered_survives_a_kill(start: Callable[..., Process], tmp_path: Path) -> None:
-    command(tmp_path, "adduser", "master_user", "--role", "master", "--database", "server.db", typed=PASSWORD)
     server = start()
+    command(tmp_path, "adduser", "master_user", "--role", "master", "--database", "server.db", typed=PASSWORD)
     token = server.token("master_user")
     answers = [server.call("POST", "/signal/broadcast", token, ORIGINAL_SIGNAL).json() for _ in range(5)]
     server.call("POST", "/signal/close", token, {"ticket": answers[0]["ticket"]})
@@ -261,10 +263,25 @@ def test_a_database_has_one_server(start: Callable[..., Process], tmp_path: Path
     ids=" ".join,
 )
 def test_wrong_use_is_said_clearly(tmp_path: Path, arguments: list[str], words: str) -> None:
+    Store(tmp_path / "aibot.db", time).close()
     ended = command(tmp_path, *arguments, typed="short\n")
     assert ended.returncode in (1, 2)
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["users"], ["backup", "copy.db"], ["passwd", "admin"], ["adduser", "client_user", "--role", "client"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_where_no_server_has_made_a_database_there_is_none_to_work_on(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "empty.db").touch()
+    for name in ("aibto.db", "empty.db"):
+        ended = command(tmp_path, *arguments, "--database", name, typed=f"{PASSWORD}\n")
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert f"there is no database at {tmp_path / name}" in ended.stderr
+    assert [(file.name, file.stat().st_size) for file in tmp_path.iterdir()] == [("empty.db", 0)]
 
 
 def test_a_weak_administrator_password_stops_the_start(tmp_path: Path) -> None:
@@ -361,8 +378,8 @@ def test_the_console_tells_what_happens_in_lines_and_never_a_secret(
 
 
 def test_a_backup_of_a_busy_server_is_whole_and_serves(start: Callable[..., Process], tmp_path: Path) -> None:
-    command(tmp_path, "adduser", "master_user", "--role", "master", "--database", "server.db", typed=PASSWORD)
     server = start()
+    command(tmp_path, "adduser", "master_user", "--role", "master", "--database", "server.db", typed=PASSWORD)
     token = server.token("master_user")
     stop, posted = threading.Event(), threading.Event()
 

@@ -34,6 +34,20 @@ UPGRADES: Final = {
                 SELECT login, client_id, row_number() OVER (PARTITION BY client_id ORDER BY seen_at DESC) AS place
                 FROM accounts)
             WHERE place > 10);
+        CREATE TABLE report_counts (
+            whose   TEXT NOT NULL CHECK (whose IN ('all', 'client', 'master')),
+            name    TEXT NOT NULL COLLATE NOCASE,
+            event   TEXT NOT NULL,
+            reports INTEGER NOT NULL,
+            PRIMARY KEY (whose, name, event)
+        ) STRICT, WITHOUT ROWID;
+        INSERT INTO report_counts SELECT 'all', '', event, count(*) FROM executions GROUP BY event;
+        INSERT INTO report_counts SELECT 'client', username, event, reports FROM users JOIN
+            (SELECT client_id, event, count(*) AS reports FROM executions GROUP BY client_id, event) ON id = client_id;
+        INSERT INTO report_counts SELECT 'master', master, event, count(*) FROM executions GROUP BY master, event;
+        DROP INDEX executions_by_event;
+        DROP INDEX executions_of_a_client_by_event;
+        DROP INDEX executions_of_a_master_by_event;
     """,
 }
 APPLICATION_ID: Final = 0x41494254  # "AIBT": tells the server's database from any other SQLite file

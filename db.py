@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -421,6 +422,7 @@ class Store(Users):
                 )
                 if cursor.rowcount:
                     new.append(report)
+            self._count(client, new)
             logins = list(dict.fromkeys(report["login"] for report in new if "login" in report))[-ACCOUNTS_OF_A_CLIENT:]
             shared = [login for login in logins if self._is_newly_shared(client, login, now)]
             if logins:
@@ -430,6 +432,17 @@ class Store(Users):
         known = len(reports) - len(new)
         log.info("database: %d reports of %s stored, %d known", len(new), client.username, known)
         return len(new), known
+
+    def _count(self, client: User, new: Sequence[Mapping[str, Any]]) -> None:
+        counts: Counter[tuple[str, str, str]] = Counter()
+        for report in new:
+            for whose, name in (("all", ""), ("client", client.username), ("master", report["master"])):
+                counts[whose, name, report["event"]] += 1
+        self._db.executemany(
+            """INSERT INTO report_counts (whose, name, event, reports) VALUES (?, ?, ?, ?)
+               ON CONFLICT (whose, name, event) DO UPDATE SET reports = reports + excluded.reports""",
+            [(*key, reports) for key, reports in counts.items()],
+        )
 
     def _is_newly_shared(self, client: User, login: int, now: int) -> bool:
         """Write down that the client uses the account; whether that is news, and another client does too."""
@@ -488,12 +501,12 @@ class Store(Users):
         ]
 
     def executions_by_event(self, *, client: str | None = None, master: str | None = None) -> dict[str, int]:
-        whose, values = _whose(client, master)
-        rows = self._all(
-            f"SELECT event, count(*) AS n FROM executions WHERE true{whose} GROUP BY event",  # noqa: S608  constants
-            *values,
-        )
-        return {row["event"]: row["n"] for row in rows}
+        """How many reports were ever stored: of one client, or about one master, or all."""
+        whose, name = ("all", "") if master is None else ("master", master)
+        if client is not None:
+            whose, name = "client", client
+        rows = self._all("SELECT event, reports FROM report_counts WHERE whose = ? AND name = ?", whose, name)
+        return {row["event"]: row["reports"] for row in rows}
 
     def users_by_role(self) -> dict[str, int]:
         rows = self._all("SELECT role, count(*) AS n FROM users WHERE active = 1 GROUP BY role")

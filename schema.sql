@@ -147,10 +147,17 @@ CREATE TABLE executions (
     UNIQUE (client_id, id)
 ) STRICT;
 CREATE INDEX executions_of_a_client ON executions (client_id, number);
-CREATE INDEX executions_of_a_client_by_event ON executions (client_id, event);
 CREATE INDEX executions_of_a_master ON executions (master, number);
-CREATE INDEX executions_of_a_master_by_event ON executions (master, event);
-CREATE INDEX executions_by_event ON executions (event);
+
+-- How many of these have been stored: in all, of a client, about a master. Raised in the transaction that stores them, never
+-- lowered, so that nobody has to count them while the others wait.
+CREATE TABLE report_counts (
+    whose   TEXT NOT NULL CHECK (whose IN ('all', 'client', 'master')),
+    name    TEXT NOT NULL COLLATE NOCASE,       -- of the client or the master as above; '' with 'all'
+    event   TEXT NOT NULL,
+    reports INTEGER NOT NULL,
+    PRIMARY KEY (whose, name, event)
+) STRICT, WITHOUT ROWID;
 
 -- Which account numbers a client's reports have named, the last few of them: two clients that trade on one account would
 -- double each trade there.

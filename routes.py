@@ -197,7 +197,7 @@ def _log_requests(app: Flask, api: Api, clock: Clock) -> None:
         caller = g.get("caller")
         log.log(
             logging.DEBUG if quiet else logging.INFO,
-            "%s %s %d %s %s %.1f ms",
+            "%.16s %.200s %d %s %s %.1f ms",
             request.method,
             request.path,
             response.status_code,
@@ -254,5 +254,5 @@ def _answer_errors(app: Flask) -> None:
     @app.errorhandler(Exception)
     def bug(error: Exception) -> Response:
         number = secrets.token_hex(4)
-        log.error("%s %s failed, error %s", request.method, request.path, number, exc_info=error)
+        log.error("%.16s %.200s failed, error %s", request.method, request.path, number, exc_info=error)
         return error_answer(500, "internal", f"the server failed; the operator finds error {number} in its log")

@@ -270,7 +270,7 @@ class RequestHandler(WSGIRequestHandler):
         try:
             pieces, status, headers = run_wsgi_app(self.server.app, environ, buffered=True)
         except Exception:  # the application answers its own mistakes: this is the last resort
-            log.exception("%s %s failed outside of the application", self.command, self.path.partition("?")[0])
+            log.exception("%.16s %.200s failed outside of the application", self.command, self.path.partition("?")[0])
             self.send_error(500, "the server failed")
             return
         if self.adopt is None:
@@ -319,7 +319,7 @@ class RequestHandler(WSGIRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse what is not even a request, or has met a mistake of ours."""
-        words = message or self.responses.get(code, ("error",))[0]
+        words = (message or self.responses.get(code, ("error",))[0])[:200]  # the whole request may be quoted in it
         log.info("request from %s refused: %d %s", self.client_address[0], code, words)
         self.close_connection = self.unread = True
         name = "internal" if code == 500 else "bad_request"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import logging.handlers
 import re
@@ -43,6 +44,13 @@ class OneLine(logging.Formatter):
         if record.exc_info:
             return text  # a traceback is ours and needs its lines
         return CONTROLS.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
+def print_any_letters() -> None:
+    """From now on no letter stops anything: what the code page of the console, or of a file, lacks is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def owners_alone(path: Path) -> None:

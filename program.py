@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import io
 import json
 import logging
 import os
@@ -26,7 +25,7 @@ from typing import Final, Generic, Protocol, TypeVar
 import startup
 from check import Finding
 from config import Mt5Settings
-from console import NoModule, log_to, owners_alone
+from console import NoModule, log_to, owners_alone, print_any_letters
 from keyboard import Keyboard
 from ledger import LedgerError, WrongLedger
 from screen import Screen
@@ -95,9 +94,7 @@ def main(program: Program[S], arguments: list[str] | None = None) -> int:
     once = [option for option in program.once if getattr(options, option.strip("-").replace("-", "_"))]
     if options.worker:
         return work(program, config, frozenset(once), look_only=options.check)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a console of another code page must not stop anything
+    print_any_letters()
     person = own_console()
     try:
         if options.install_startup or options.remove_startup:

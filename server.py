@@ -33,7 +33,7 @@ from typing import Any, Final
 from api import Registration, Settings
 from auth import PASSWORD, Passwords, network_of, read_secret
 from config import is_loopback
-from console import LOG_BYTES, LOG_FILES, owners_alone
+from console import LOG_BYTES, LOG_FILES, owners_alone, print_any_letters
 from database import Unavailable, Unusable, hold
 from db import Store
 from hub import Hub
@@ -71,6 +71,7 @@ SECRETS: Final = re.compile(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    print_any_letters()
     options = parser().parse_args(argv)
     os.umask(0o077)  # whatever is made here is its owner's alone
     set_up_logging(options.quiet or options.command is not None, options.verbose)

@@ -190,6 +190,18 @@ def test_what_a_rotated_log_keeps_is_limited() -> None:
         logging.getLogger().handlers[:] = handlers
 
 
+def test_letters_that_the_console_does_not_have_stop_nothing(start: Callable[..., Process], tmp_path: Path) -> None:
+    """A file or a pipe in place of the console has the code page of that Windows."""
+    (tmp_path / "日本").mkdir()
+    server = start("--database", str(tmp_path / "日本" / "server.db"), PYTHONIOENCODING="cp1252")
+    token = server.token("admin")
+    assert server.call("GET", f"/☃/access_token={token}", None).status_code == 404
+    server.kill()
+    assert any(r"GET /\u2603/access_token=[hidden]" in line for line in server.lines)
+    assert token not in "".join(server.lines)
+    assert not [line for line in server.lines if "Traceback" in line]
+
+
 def test_a_token_outlives_a_restart_and_not_the_secret(start: Callable[..., Process], tmp_path: Path) -> None:
     server = start()
     token = server.token("admin")

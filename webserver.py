@@ -40,6 +40,7 @@ GIVE_SOCKET_TO: Final = "aibot.give_socket_to"
 REQUEST_S: Final = 15.0  # from the connection, TLS handshake included, or the first byte to the end of a request's head
 IDLE_S: Final = 75.0  # the longest silence between two requests
 SLOWEST: Final = 20_000  # bytes a second that a body or an answer has to make after these, on the whole
+MOST_HEAD: Final = 16 << 10  # bytes of a request's first line and headers, which anybody may send
 LITTLE: Final = 64 << 10  # bytes of a body that anybody may send; more is read from those only who may send it
 MOST_READ: Final = 2 << 20  # above the limit of every route; more is refused unread
 MOST_CONNECTIONS: Final = 2000  # at once, WebSockets aside; each has a thread
@@ -217,6 +218,24 @@ class Incoming(io.RawIOBase):
         return size
 
 
+class HeadTooLong(Exception):
+    """The head of a request has more than `MOST_HEAD` bytes."""
+
+
+class Received(io.BufferedReader):
+    """What came and has not been looked at. Lines are read of heads only, and of each head `MOST_HEAD` bytes."""
+
+    head_left = 0
+
+    def readline(self, _size: int | None = -1, /) -> bytes:
+        """The next line of the head. Raises `HeadTooLong`."""
+        line = super().readline(self.head_left + 1)
+        self.head_left -= len(line)
+        if self.head_left < 0:
+            raise HeadTooLong
+        return line
+
+
 def left_until(deadline: float) -> float:
     """Seconds left. Raises `TimeoutError`."""
     left = deadline - time.monotonic()
@@ -238,10 +257,14 @@ class RequestHandler(WSGIRequestHandler):
         super().setup()
         self.rfile.close()
         self.incoming = Incoming(self.connection)
-        self.rfile = io.BufferedReader(self.incoming)
+        self.rfile = self.received = Received(self.incoming)
 
     def handle_one_request(self) -> None:
-        super().handle_one_request()
+        self.received.head_left = MOST_HEAD
+        try:
+            super().handle_one_request()
+        except HeadTooLong:
+            self.send_error(431, "the head of the request is too long")
         self.incoming.allow(IDLE_S, between_requests=True)
 
     def run_wsgi(self) -> None:
@@ -285,7 +308,7 @@ class RequestHandler(WSGIRequestHandler):
             # It is going to be refused, for its length or for who sent it.
             self.close_connection = self.unread = True
             return b""
-        body = self.rfile.read(length)
+        body = self.received.read(length)
         if len(body) < length:
             raise ConnectionError("the connection ended within a request")
         return body
@@ -310,10 +333,9 @@ class RequestHandler(WSGIRequestHandler):
     def _hand_over(self, adopt: Callable[[socket.socket, bytes], None]) -> None:
         self.close_connection = True
         self.incoming.never_wait()
-        buffered: Any = self.rfile
         early = b""
         with contextlib.suppress(OSError):  # nothing there; a connection that is broken will be so to its new owner too
-            early = buffered.peek()
+            early = self.received.peek()
         self.server.given_away.add(self.connection)
         adopt(self.connection, early)
 

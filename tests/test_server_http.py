@@ -897,7 +897,7 @@ def test_an_unread_body_does_not_become_the_next_request(server: Serving) -> Non
         (b"NONSENSE\r\n\r\n", b"400"),
         (b"GET /health HTTP/9.9\r\n\r\n", b"505"),
         (b"GET /health\r\nx HTTP/1.1\r\n\r\n", b"400"),
-        (b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\n\r\n", b"414"),
+        (b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\n\r\n", b"431"),
         (b"GET /health HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", b"431"),
         (b"POST /token HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"400"),
         (b"POST /token HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", b"400"),
@@ -915,6 +915,23 @@ def test_what_is_no_good_request_gets_json_too(server: Serving, request_bytes: b
     assert b"application/json" in head
     assert set(json.loads(body)) == {"error"}
     assert server.call("GET", "/health").status_code == 200
+
+
+@pytest.mark.parametrize("beginning", [b"GET /", b"GET /health HTTP/1.1\r\nX: ", b"GET /health HTTP/1.1\r\n"])
+def test_a_head_has_a_limit_and_its_end_is_not_waited_for(server: Serving, beginning: bytes) -> None:
+    lines = beginning + b"A: bcd\r\n" * 10 if beginning.endswith(b"\n") else beginning
+    with connected(server) as connection:
+        connection.sendall(lines.ljust((16 << 10) + 1, b"x"))
+        head, body = one_answer(connection)
+        assert (head.split()[1], b"Connection: close" in head) == (b"431", True)
+        assert json.loads(body)["error"]["message"] == "the head of the request is too long"
+        connection.sendall(b" HTTP/1.1\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(4096) == b""
+
+
+def test_each_head_may_be_as_long_as_the_limit(server: Serving) -> None:
+    longest = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ".ljust((16 << 10) - 4, b"x") + b"\r\n\r\n"
+    assert raw(server, longest * 3).count(b"HTTP/1.1 200 OK") == 3
 
 
 def test_who_sends_far_too_much_still_gets_to_read_why(server: Serving) -> None:

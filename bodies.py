@@ -68,7 +68,7 @@ def flat_object(value: Any) -> dict[str, Any]:
     fits = type(value) is dict and len(value) <= 32
     for key, item in value.items() if fits else ():
         is_text = type(item) is str and len(item) <= 200 and not _SURROGATES.search(item)
-        is_number = type(item) in (int, Decimal) and abs(item) < 10**18
+        is_number = type(item) in (int, Decimal) and -(10**18) < item < 10**18  # abs() of a Decimal may overflow
         fits = fits and len(key) <= 64 and not _SURROGATES.search(key) and (is_text or is_number)
     if not fits:
         raise ValueError("must be an object of at most 32 numbers and texts")

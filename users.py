@@ -91,12 +91,7 @@ class Users(Database):
                    WHERE id = ?""",
                 (changed.active, changed.role, changed.password, changed.expires_at, changed.token_version, user.id),
             )
-            admins = self._all(
-                """SELECT 1 FROM users WHERE role = 'admin' AND active = 1
-                   AND (expires_at IS NULL OR expires_at > ?)""",
-                now,
-            )
-            if not admins:
+            if _administers(user, now) and not any(_administers(one, now) for one in self.users()):
                 raise LastAdmin
         said = [
             f"active: {changed.active}" if active is not None else "",
@@ -198,6 +193,10 @@ class Users(Database):
             )
         log.info("database: settings of %s stored, copying %s", user.username, config.copying)
         return config
+
+
+def _administers(user: User, now: int) -> bool:
+    return user.role is Role.ADMIN and user.active and (user.expires_at is None or user.expires_at > now)
 
 
 def _user(row: sqlite3.Row | None) -> User | None:

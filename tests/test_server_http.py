@@ -547,6 +547,8 @@ def test_copiers_report_in_batches_and_may_repeat_themselves(
         (execution(1, id="x" * 65), "executions[1].id"),
         (execution(1, numbers={"a": {"b": 1}}), "executions[1].numbers"),
         (execution(1, numbers={"a": True}), "executions[1].numbers"),
+        (execution(1, numbers={"a": 10**18}), "executions[1].numbers"),
+        (execution(1, numbers={"a": -(10**18)}), "executions[1].numbers"),
         (execution(1, detail="x" * 501), "executions[1].detail"),
         (execution(1, client="other"), "executions[1].client"),
         ({"id": "x"}, "executions[1].event"),
@@ -558,6 +560,15 @@ def test_one_wrong_report_refuses_the_batch(client: Caller, bad: dict[str, Any],
     assert error(answer) == (422, "bad_field")
     assert answer.json()["error"]["field"] == field
     assert client.get("/executions")["executions"] == []
+
+
+@pytest.mark.parametrize("number", ["1e1000000", "-1e1000000", "1e999999", "9.99999999999999999999999999999e999999"])
+@pytest.mark.parametrize("field", ["numbers", "price", "volume", "ticket", "at"])
+def test_a_number_beyond_every_range_is_refused_by_name(client: Caller, field: str, number: str) -> None:
+    body = json.dumps({"executions": [execution(0, **{field: {"a": "?"} if field == "numbers" else "?"})]})
+    answer = client.call("POST", "/executions", body.replace('"?"', number).encode())
+    assert error(answer) == (422, "bad_field")
+    assert answer.json()["error"]["field"] == f"executions[0].{field}"
 
 
 def test_a_batch_has_a_limit(client: Caller) -> None:

@@ -328,6 +328,21 @@ def test_users_are_made_and_changed_while_the_server_runs(start: Callable[..., P
     assert server.token("client_user", "another horse")
 
 
+def test_a_password_is_changed_also_where_no_admin_can_log_in(tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        done = command(tmp_path, *arguments, "--database", "server.db", AIBOT_USER_PASSWORD=PASSWORD)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.strip()
+
+    run("adduser", "client_user", "--role", "client")  # before the first start, which makes an admin
+    assert run("passwd", "client_user") == "password of client_user changed; its log-ins are void"
+    run("adduser", "admin", "--role", "admin")
+    with contextlib.closing(sqlite3.connect(tmp_path / "server.db")) as database:
+        database.execute("UPDATE users SET expires_at = 1 WHERE username = 'admin'")
+        database.commit()
+    assert run("passwd", "admin") == "password of admin changed; its log-ins are void"
+
+
 @pytest.mark.parametrize(
     ("options", "registration"),
     [((), "open"), (("--host", "0.0.0.0"), "approval"), (("--behind-proxy",), "approval")],

@@ -6,8 +6,10 @@ import importlib
 import io
 import logging
 import logging.handlers
+import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ log = logging.getLogger(__name__)
 
 LOG_BYTES: Final = 10_000_000
 LOG_FILES: Final = 5
+TRY_AGAIN_S: Final = 60.0
 CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -34,6 +37,34 @@ class Spoken:
         """The matter is settled: say so if anything was said about it. Empty `words` only forget it."""
         if self._said.pop(topic, None) is not None and words:
             self._log.info(words, *values)
+
+
+class LogFile(logging.handlers.RotatingFileHandler):
+    """A log that is begun anew at 10 MB; the last 5 are kept.
+
+    Windows renames no file that another program has open (a viewer, a backup). The log then goes on in the same file,
+    and a minute later this is tried again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace")
+        self.not_before = 0.0  # monotonic
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:
+        return time.monotonic() >= self.not_before and bool(super().shouldRollover(record))
+
+    def doRollover(self) -> None:
+        """The stock one renames in a row what is there, from the end: each attempt that fails would lose it a file."""
+        files = [self.baseFilename, *(f"{self.baseFilename}.{number}" for number in range(1, self.backupCount + 1))]
+        free = next((number for number, file in enumerate(files) if not os.path.exists(file)), self.backupCount)
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None  # opened again for the record that is being written
+        try:
+            for number in range(free, 0, -1):
+                os.replace(files[number - 1], files[number])
+        except OSError:
+            self.not_before = time.monotonic() + TRY_AGAIN_S
 
 
 class OneLine(logging.Formatter):
@@ -64,13 +95,10 @@ def owners_alone(path: Path) -> None:
 
 
 def log_to(path: Path, shown: logging.Handler) -> None:
-    """INFO and above to the console, and with the date to `path`, which is begun anew at 10 MB (5 are kept).
-
-    Raises `OSError` when that cannot be written.
-    """
+    """INFO and above to the console, and with the date to `path`. Raises `OSError` when that cannot be written."""
     root = logging.getLogger()
     root.setLevel(logging.INFO)
-    to_file = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    to_file = LogFile(path)
     to_file.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(message)s"))
     shown.setFormatter(OneLine("%(asctime)s.%(msecs)03d %(message)s", "%H:%M:%S"))
     root.addHandler(to_file)

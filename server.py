@@ -17,7 +17,6 @@ import contextlib
 import functools
 import getpass
 import logging
-import logging.handlers
 import os
 import re
 import secrets
@@ -33,7 +32,7 @@ from typing import Any, Final
 from api import Registration, Settings
 from auth import PASSWORD, Passwords, network_of, read_secret
 from config import is_loopback
-from console import LOG_BYTES, LOG_FILES, owners_alone, print_any_letters
+from console import LogFile, owners_alone, print_any_letters
 from database import Unavailable, Unusable, hold
 from db import Store
 from hub import Hub
@@ -212,9 +211,7 @@ def log_to_file(path: str) -> None:
     """Raises `Unusable`."""
     try:
         owners_alone(Path(path))
-        handler = logging.handlers.RotatingFileHandler(
-            path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace"
-        )
+        handler = LogFile(Path(path))
     except OSError as error:
         raise Unusable(f"the log {path} cannot be written: {error.strerror}") from error
     handler.setFormatter(OneLine(LOG_LINE))

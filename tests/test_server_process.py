@@ -4,7 +4,6 @@ import base64
 import contextlib
 import json
 import logging
-import logging.handlers
 import os
 import re
 import signal
@@ -13,7 +12,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +24,9 @@ import websocket
 from secrets_kit import assert_no_secrets, left_lying, secrets_in
 from server_kit import ORIGINAL_SIGNAL, PASSWORD
 
+import console
 from config import is_loopback
+from console import LogFile
 from db import Store
 from server import SECRETS, OneLine, log_to_file, most_websockets, redacted
 
@@ -176,18 +176,71 @@ def test_the_log_goes_to_a_file_too(start: Callable[..., Process], tmp_path: Pat
     assert (done.returncode, "server.log cannot be written: No such file" in done.stderr) == (1, True)
 
 
-def test_what_a_rotated_log_keeps_is_limited() -> None:
+@pytest.fixture
+def log_file(tmp_path: Path) -> Iterator[LogFile]:
+    """The server's, as it makes it."""
     handlers = logging.getLogger().handlers[:]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            log_to_file(f"{folder}/server.log")
-            [added] = [found for found in logging.getLogger().handlers if found not in handlers]
-            assert isinstance(added, logging.handlers.RotatingFileHandler)
-            assert (added.maxBytes, added.backupCount) == (10_000_000, 5)
-            assert isinstance(added.formatter, OneLine)
-            added.close()
-    finally:
-        logging.getLogger().handlers[:] = handlers
+    log_to_file(str(tmp_path / "server.log"))
+    [added] = [found for found in logging.getLogger().handlers if found not in handlers]
+    logging.getLogger().handlers[:] = handlers
+    assert isinstance(added, LogFile)
+    yield added
+    added.close()
+
+
+def test_what_a_rotated_log_keeps_is_limited(log_file: LogFile, tmp_path: Path) -> None:
+    assert (log_file.maxBytes, log_file.backupCount) == (10_000_000, 5)
+    assert isinstance(log_file.formatter, OneLine)
+    log_file.maxBytes = 1000
+    for number in range(1000):
+        log_file.handle(logging.LogRecord("x", logging.INFO, "x.py", 1, "line %d", (number,), None))
+    assert {path.name for path in tmp_path.iterdir()} == {"server.log", *(f"server.log.{n}" for n in range(1, 6))}
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) <= 1000
+    assert numbers_in(tmp_path)[-1] == 999
+
+
+def numbers_in(folder: Path) -> list[int]:
+    """Of the lines in the files of the log, from the oldest on."""
+    files = sorted(folder.glob("server.log*"), reverse=True)
+    return [int(number) for path in files for number in re.findall(r"line (\d+)", path.read_text())]
+
+
+@pytest.mark.parametrize("held", ["server.log", "server.log.1", "server.log.2"])
+def test_a_log_whose_files_somebody_has_open_goes_on_and_loses_no_line(
+    log_file: LogFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    log_file.maxBytes = 1000
+    written = 0
+    tried: list[str] = []
+
+    def write(lines: int) -> None:
+        nonlocal written
+        for _ in range(lines):
+            log_file.handle(logging.LogRecord("x", logging.INFO, "x.py", 1, "line %d", (written,), None))
+            written += 1
+
+    really = os.replace
+
+    def renamed(source: str, target: str) -> None:
+        if Path(source).name == held:  # as Windows does it
+            tried.append(source)
+            raise PermissionError(13, "used by another process")
+        really(source, target)
+
+    while not (tmp_path / "server.log.2").exists():
+        write(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", renamed)
+        patch.setattr(os, "replace", renamed)
+        patch.setattr(console, "TRY_AGAIN_S", 1e9)
+        for _ in range(3):
+            write(50)
+            log_file.not_before = 0.0  # as if a minute had gone by
+    assert len(tried) == 3
+    assert numbers_in(tmp_path) == list(range(written))
+    write(1)
+    assert numbers_in(tmp_path) == list(range(written))
+    assert len((tmp_path / "server.log").read_text().splitlines()) == 1
 
 
 def test_letters_that_the_console_does_not_have_stop_nothing(start: Callable[..., Process], tmp_path: Path) -> None:

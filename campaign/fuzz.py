@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import bodies
 import signals
-from webserver import RequestHandler, WebServer
+from webserver import Received, RequestHandler, WebServer
 from wire import INTERNAL, SocketThread, WebSocket
 
 TRADE: Final = {
@@ -215,7 +215,7 @@ class _Handled(RequestHandler):
 
     def setup(self) -> None:
         self.connection = self.request
-        self.rfile = io.BufferedReader(self.request)
+        self.rfile = self.received = Received(self.request)
         self.incoming = self.request
         self.wfile = io.BytesIO()
 

@@ -6,11 +6,13 @@ Nothing is ever sent from here: what was stored is handed back, and told to the 
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import json
 import logging
 import secrets
+import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -42,6 +44,7 @@ OFFLINE_AFTER_MS: Final = 15_000  # a master whose sender has not reported its b
 ANY_SESSION: Final = ""  # begin a session whatever was before
 ACCOUNTS_SHOWN_MS: Final = 30 * 86_400_000
 ACCOUNTS_OF_A_CLIENT: Final = 10  # that are kept, the last ones: a copier has one account
+MOST_AT_ONCE: Final = 1 << 20  # bytes of reports that are read together
 
 
 class Store(Users):
@@ -486,15 +489,19 @@ class Store(Users):
     def executions_after(
         self, number: int, limit: int, *, client: str | None = None, master: str | None = None
     ) -> list[dict[str, Any]]:
-        """The reports from the one after `number` on, of one client, about one master, or all."""
+        """The reports from the one after `number` on, of one client, about one master, or all. Fewer than `limit` where
+        they are long; none when there are no more."""
         whose, values = _whose(client, master)
-        rows = self._all(
-            f"""SELECT number, username, report, stored_at FROM executions JOIN users ON users.id = client_id
-                WHERE number > ?{whose} ORDER BY number LIMIT ?""",  # noqa: S608  constants
-            number,
-            *values,
-            limit,
-        )
+        sql = f"""SELECT number, username, report, stored_at FROM executions JOIN users ON users.id = client_id
+                  WHERE number > ?{whose} ORDER BY number LIMIT ?"""  # noqa: S608  constants
+        rows: list[sqlite3.Row] = []
+        left = MOST_AT_ONCE
+        with self._turn, contextlib.closing(self._db.execute(sql, (number, *values, limit))) as found:
+            for row in found:
+                left -= len(row["report"])
+                if rows and left < 0:
+                    break
+                rows.append(row)
         return [
             {"number": row["number"], "client": row["username"], **decode(row["report"]), "stored_at": row["stored_at"]}
             for row in rows

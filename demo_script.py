@@ -43,15 +43,12 @@ class Reports:
 
     def fetch(self) -> None:
         """Ask the server for what is new. Raises `ApiDown`, `ApiRefused`."""
-        while True:
-            page = self._api.call("GET", f"/executions?after={self._last}&limit={PAGE}")["executions"]
+        while page := self._api.call("GET", f"/executions?after={self._last}&limit={PAGE}")["executions"]:
             for report in page:
                 self._last = report["number"]
                 self.all.append(report)
                 if report["event"] in REFUSALS:
                     self._refusals[report["ticket"]] = (report.get("reason", ""), report.get("detail", ""))
-            if len(page) < PAGE:
-                return
 
     def refusal(self, ticket: int) -> tuple[str, str]:
         """Reason and detail of the last refusal of a master's trade; empty when there was none."""

@@ -969,7 +969,10 @@ class World:
         if not self.server.alive:
             return []
         store: Store = self.server.objects.store
-        return store.executions_after(0, 1_000_000)
+        found: list[dict[str, Any]] = []
+        while page := store.executions_after(found[-1]["number"] if found else 0, 1000):
+            found += page
+        return found
 
     def close(self) -> None:
         for part in self.parts():

@@ -13,6 +13,7 @@ import requests
 from server_kit import ACCOUNT, ORIGINAL_SIGNAL, PASSWORD, Caller, Serving, report, serving
 
 import api
+import db
 import webserver
 from api import Registration
 from records import UserConfig
@@ -569,6 +570,30 @@ def test_a_number_beyond_every_range_is_refused_by_name(client: Caller, field: s
     answer = client.call("POST", "/executions", body.replace('"?"', number).encode())
     assert error(answer) == (422, "bad_field")
     assert answer.json()["error"]["field"] == f"executions[0].{field}"
+
+
+def test_an_answer_has_a_limit_and_who_reads_on_misses_nothing(client: Caller) -> None:
+    numbers = {f"{n:064}": "\U0001f600" * 200 for n in range(32)}  # which is more than 80 KB in JSON
+    for n in range(25):
+        client.post("/executions", {"executions": [execution(n, numbers=numbers), execution(100 + n)]})
+    pages: list[list[dict[str, Any]]] = []
+    while not pages or pages[-1]:
+        after = pages[-1][-1]["number"] if pages else 0
+        answer = client.call("GET", f"/executions?limit=1000&after={after}")
+        assert len(answer.content) < (1 << 20) + 20_000
+        pages.append(answer.json()["executions"])
+    assert len(pages) > 2
+    assert [e["id"] for page in pages for e in page] == [f"id-{n + more}" for n in range(25) for more in (0, 100)]
+
+
+def test_a_report_longer_than_an_answer_may_be_is_read_all_the_same(
+    client: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "MOST_AT_ONCE", 10)
+    client.post("/executions", {"executions": [execution(0), execution(1)]})
+    [first] = client.get("/executions")["executions"]
+    [second] = client.get(f"/executions?after={first['number']}")["executions"]
+    assert (first["id"], second["id"]) == ("id-0", "id-1")
 
 
 def test_a_batch_has_a_limit(client: Caller) -> None:

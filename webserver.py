@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
@@ -45,6 +45,8 @@ LITTLE: Final = 64 << 10  # bytes of a body that anybody may send; more is read 
 MOST_READ: Final = 2 << 20  # above the limit of every route; more is refused unread
 MOST_CONNECTIONS: Final = 2000  # at once, WebSockets aside; each has a thread
 MOST_FROM_ADDRESS: Final = 100
+LONG_ANSWER: Final = 64 << 10  # bytes; of longer ones ...
+MOST_LONG_ANSWERS: Final = 8  # ... so many are kept for an address until it has read them
 LINGER_S: Final = 3.0  # how long what follows a refused request is read away ...
 MOST_LINGERING: Final = 256  # ... and how many pieces of it
 
@@ -98,6 +100,7 @@ class WebServer(ThreadedWSGIServer):
         self.may_send_much = may_send_much
         self._counting = threading.Lock()
         self._connections: Counter[str] = Counter()
+        self._long_answers: Counter[str] = Counter()
         self._full = False
         super().__init__(host, port, app, RequestHandler)
         self.ssl_context = tls  # given to werkzeug, it would do the handshake in accept(), where all others wait
@@ -159,6 +162,21 @@ class WebServer(ThreadedWSGIServer):
             self._connections[group] -= 1
             if not self._connections[group]:
                 del self._connections[group]
+
+    @contextlib.contextmanager
+    def place_for_long_answer(self, address: str) -> Iterator[bool]:
+        """Whether there is one. Behind a proxy, where all come from one address, there always is."""
+        group = self._group(address)
+        with self._counting:
+            place = self._most_from_address is None or self._long_answers[group] < MOST_LONG_ANSWERS
+            self._long_answers[group] += place
+        try:
+            yield place
+        finally:
+            with self._counting:
+                self._long_answers[group] -= place
+                if not self._long_answers[group]:
+                    del self._long_answers[group]
 
     def _refuse(self, request: Any) -> None:
         """Say so and hang up, without ever waiting for anything: this is the thread that accepts."""
@@ -318,7 +336,18 @@ class RequestHandler(WSGIRequestHandler):
         lines += [f"{name}: {value}" for name, value in headers]  # Content-Length is among them: Flask sees to it
         if self.close_connection:
             lines.append("Connection: close")
-        self._send("\r\n".join([*lines, "", ""]).encode("latin-1") + content)
+        everything = "\r\n".join([*lines, "", ""]).encode("latin-1") + content
+        if len(content) <= LONG_ANSWER:
+            self._send(everything)
+            return
+        with self.server.place_for_long_answer(self.client_address[0]) as place:
+            if place:
+                self._send(everything)
+                return
+        self.close_connection = True
+        with contextlib.suppress(OSError):  # without waiting: it is the waiting that there is no place for
+            self.connection.setblocking(False)
+            self.connection.send(TOO_MANY)
 
     def _send(self, everything: bytes) -> None:
         rest = memoryview(everything)

@@ -125,6 +125,44 @@ def test_an_answer_that_nobody_reads_is_given_up(
         wait_until(lambda: threading.active_count() <= others, "the thread of the connection to end")
 
 
+def test_an_address_that_does_not_read_is_kept_few_long_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_open: contextlib.ExitStack, wait_until: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(webserver, "MOST_LONG_ANSWERS", 2)
+    with serving(tmp_path, most_from_address=50) as server:
+        client = server.user("client_user")
+        about = {"event": "opened", "master": "master_user", "kind": "position", "ticket": 1, "at": 1}
+        numbers = {f"{n:064}": "\U0001f600" * 200 for n in range(32)}
+        for n in range(20):
+            client.post("/executions", {"executions": [{"id": f"{n}", **about, "numbers": numbers}]})
+        asking = (
+            f"GET /executions?limit=1000 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {client.token}\r\n\r\n"
+        )
+        unread = contextlib.ExitStack()
+        held_open.push(unread)
+        for _ in range(2):
+            connection = unread.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(address_of(server))
+            connection.sendall(asking.encode() * 20)  # more than the system keeps for the server
+
+        def status(source: str) -> bytes:
+            with connected(server, source=source) as connection:
+                connection.sendall(asking.encode().replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+                answer = b""
+                while piece := connection.recv(65536):
+                    answer += piece
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert f"Content-Length: {len(body)}".encode() in head
+            return head.split()[1]
+
+        wait_until(lambda: status("127.0.0.1") == b"503")
+        assert answers(server)
+        assert status("127.0.0.9") == b"200"
+        unread.close()
+        wait_until(lambda: status("127.0.0.1") == b"200")
+
+
 def test_a_tls_handshake_has_the_deadline_of_a_request(
     tmp_path: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, held_open: contextlib.ExitStack
 ) -> None:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 LOG_BYTES: Final = 10_000_000
 LOG_FILES: Final = 5
-TRY_AGAIN_S: Final = 60.0
+TRY_AGAIN_S: Final = 60.0  # to begin a log anew, when that has failed
 CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 

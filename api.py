@@ -222,6 +222,8 @@ class Api:
             found["never_expires"] = True
         try:
             user = self._store.change_user(username, **found)
+            if "password" in found:
+                self._brake.forgive(username)
         except LastAdmin as error:
             raise Refused(409, "last_admin", "somebody must remain who can administer the server") from error
         if user is None:

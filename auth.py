@@ -258,6 +258,10 @@ class Brake:
         """The attempt, counted as failed at first, was none; the address is known from now on."""
         self._store.attempt_succeeded(attempt.number, _account(username), network_of(address))
 
+    def forgive(self, username: str) -> None:
+        """The attempts of this account count no more: it has another password now."""
+        self._store.forget_attempts_of(_account(username))
+
     def undone(self, attempt: Attempt) -> None:
         """The attempt was not looked at."""
         self._store.forget_attempt(attempt.number)

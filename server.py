@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from api import Registration, Settings
-from auth import PASSWORD, Passwords, network_of, read_secret
+from auth import PASSWORD, Brake, Passwords, network_of, read_secret
 from config import is_loopback
 from console import LogFile, owners_alone, print_any_letters
 from database import Unavailable, Unusable, hold
@@ -355,6 +355,7 @@ def change_password(options: argparse.Namespace) -> int:
         if store.user_named(options.name) is None:
             raise Unusable(f"there is no user {options.name} in {options.database}")
         store.change_user(options.name, password=Passwords().hashed(asked_password(options.name)))
+        Brake(store).forgive(options.name)
     print(f"password of {options.name} changed; its log-ins are void")
     return 0
 

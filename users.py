@@ -146,6 +146,10 @@ class Users(Database):
         with self._writing():
             self._db.execute("DELETE FROM attempts WHERE number = ?", (number,))
 
+    def forget_attempts_of(self, account: str) -> None:
+        with self._writing():
+            self._db.execute("DELETE FROM attempts WHERE account = ? AND what = ?", (account, Attempted.LOG_IN))
+
     def attempt_succeeded(self, number: int, account: str, address: str) -> None:
         with self._writing() as now:
             self._db.execute("DELETE FROM attempts WHERE number = ?", (number,))

@@ -559,6 +559,18 @@ def test_too_many_wrong_passwords_are_429_before_any_hashing(server: Serving, mo
     assert server.call("GET", "/health").status_code == 200
 
 
+def test_another_password_given_by_an_admin_ends_the_wait_after_wrong_ones(server: Serving) -> None:
+    admin = server.user("admin_user", "admin")
+    server.user("client_user")
+    wrong = {"username": "client_user", "password": "wrong horse"}
+    while server.call("POST", "/token", wrong).status_code != 429:
+        pass
+    admin.call("PATCH", "/users/client_user", {"active": True})
+    assert server.call("POST", "/token", wrong).status_code == 429
+    admin.call("PATCH", "/users/client_user", {"password": "another horse"})
+    assert server.call("POST", "/token", {"username": "client_user", "password": "another horse"}).status_code == 200
+
+
 def log_in_from(server: Serving, address: str, password: str, username: str = "client_user") -> int:
     body = json.dumps({"username": username, "password": password})
     host = server.url.partition("://")[2]

@@ -31,6 +31,16 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION: Final = 3
 SCHEMA: Final = Path(__file__).with_name("schema_ledger.sql")
 
+# A row of a ledger that was written after it was begun: from then on it is its owner's.
+ANYTHING_KNOWN: Final = """
+    SELECT 1 FROM meta WHERE key NOT IN ('owner', 'created_at', 'ledger')
+    UNION ALL SELECT 1 FROM copies
+    UNION ALL SELECT 1 FROM legs
+    UNION ALL SELECT 1 FROM reports
+    UNION ALL SELECT 1 FROM acknowledged
+    LIMIT 1
+"""
+
 # A working part of which somebody has killed the supervising process takes a moment to end.
 LAST_ONE_ENDS_S: Final = 5.0
 
@@ -71,7 +81,7 @@ class Ledger:
     """The file and its values; common to copier and sender. Every method that reads or writes raises `LedgerError`."""
 
     def __init__(self, path: Path, owner: str, clock: Any = time, connect: Connect = sqlite3.connect) -> None:
-        """Open or create. `owner` names the account; a ledger of another owner, or of
+        """Open or create. `owner` names the account; a ledger that knows something of another owner, or is of
         another version of this program, raises `WrongLedger`, a file that cannot be opened `LedgerError`.
 
         A damaged file is put aside under another name, loudly, and a new one begun.
@@ -90,14 +100,15 @@ class Ledger:
 
     def _claim(self, owner: str) -> None:
         known = self.get("owner")
-        if known is None:
-            self.is_new = True
-            self.set(owner=owner, created_at=str(self._now_ms()), ledger=uuid.uuid4().hex)
-        elif known != owner:
+        if known == owner:
+            return
+        if self._rows(ANYTHING_KNOWN):
             raise WrongLedger(
                 f"{self.path} belongs to {known}, the configuration is for {owner}. "
                 "Use a folder of its own for each account (configuration and ledger together)."
             )
+        self.is_new = True  # also one whose first start, with a mistyped login perhaps, never reached the account
+        self.set(owner=owner, created_at=str(self._now_ms()), ledger=uuid.uuid4().hex)
 
     def close(self) -> None:
         with self._lock:
@@ -369,6 +380,7 @@ class SenderLedger(Ledger):
     ) -> None:
         """What the server has now: these trades, without those; with `whole`, exactly that book."""
         with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('acknowledged_since', ?)", (str(self._now_ms()),))
             if whole is not None:
                 db.execute("DELETE FROM acknowledged")
                 changed = [*whole.values()]

@@ -3,6 +3,7 @@
 -- to read, never for decisions.
 
 -- One value a row: whose ledger this is (`owner`), since when, the highest equity, what the server said last.
+-- While nothing but `owner`, `created_at` and `ledger` (its name) stands in the whole file, another account may take it.
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL

@@ -107,6 +107,30 @@ def test_a_lost_ledger_doubles_nothing(chain: Chain) -> None:
     assert chain.ever_opened() == 2
 
 
+def test_a_mistyped_login_of_the_first_start_is_mended_in_the_file(chain: Chain) -> None:
+    for part, file, ledger, at_work in (
+        ("sender", "config_sender.json", "sender.db", "answered: seq"),
+        ("copier", "config_client.json", "client.db", "settings: copying"),
+    ):
+        chain.kill(part)
+        for of_before in chain.folder.glob(f"{ledger}*"):
+            of_before.unlink()
+        config, out = chain.folder / file, chain.folder / f"{part}.out"
+        right = config.read_text()
+        settings = json.loads(right)
+        settings["mt5"]["login"] += 1
+        for text, sign in ((json.dumps(settings), "no connection to the terminal"), (right, at_work)):
+            config.write_text(text)
+            out.write_text("")
+            chain.start(part)
+            chain.wait(lambda out=out, sign=sign: sign in out.read_text(), f"{part}: {sign}")
+            if text != right:
+                chain.kill(part)
+    running_copier(chain)
+    chain.master_opens(0.2)
+    chain.agrees("one trade")
+
+
 def test_a_position_closed_by_hand_stays_closed_over_restarts(chain: Chain) -> None:
     running_copier(chain)
     chain.master_opens(0.2)

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal as D
@@ -18,6 +18,7 @@ from fakes import FakeClock
 
 from copies import Copy, State, tag_of
 from ledger import CopierLedger, Ledger, LedgerError, OneInstance, SenderLedger, WrongLedger
+from legs import Leg
 from signals import Action, Kind, Source, Trade
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -204,12 +205,58 @@ def test_a_new_ledger_knows_that_it_is_new(path: Path) -> None:
         assert (second.get("epoch"), second.get("seq"), second.get("none")) == ("e1", "6", None)
 
 
-def test_the_ledger_of_another_account_is_not_used(path: Path) -> None:
-    Ledger(path, OWNER).close()
+ANOTHER = "account 8 at Broker-Demo"
+
+
+def refused_to_another(path: Path) -> bool:
     with pytest.raises(WrongLedger, match=r"belongs to account 7 at Broker-Demo.*is for account 8"):
-        Ledger(path, "account 8 at Broker-Demo")
+        Ledger(path, ANOTHER)
     with closing(Ledger(path, OWNER)) as still:
-        assert still.get("owner") == OWNER
+        return not still.is_new and still.get("owner") == OWNER
+
+
+def test_a_ledger_that_knows_nothing_yet_is_new_for_another_account(path: Path) -> None:
+    """The first start had a mistyped login, and the terminal never let it in."""
+    with closing(CopierLedger(path, OWNER)) as first:
+        name = first.get("ledger")
+    with closing(CopierLedger(path, ANOTHER)) as second:
+        assert second.is_new
+        assert second.get("owner") == ANOTHER
+        assert second.get("ledger") != name
+    with closing(CopierLedger(path, ANOTHER)) as third:
+        assert not third.is_new
+
+
+@pytest.mark.parametrize("key", ["highest_equity", "born_at", "epoch", "seq", "foreign", "typed_copying", "new"])
+def test_the_ledger_of_another_account_is_not_used_once_a_value_is_in_it(path: Path, key: str) -> None:
+    with closing(Ledger(path, OWNER)) as ledger:
+        ledger.set(**{key: "0"})
+    assert refused_to_another(path)
+
+
+def test_the_ledger_of_another_account_is_not_used_once_a_row_is_in_any_table(path: Path) -> None:
+    leg = Leg(0, True, D(1), D(1), D("1.1"), 0, 0)
+    rows: dict[str, Callable[[CopierLedger], object]] = {
+        "copies": lambda ledger: ledger.record(copy(1, State.SKIPPED)),
+        "legs": lambda ledger: ledger.record(legs={("anna", Kind.POSITION, 1): (leg,)}),
+        "reports": lambda ledger: ledger.record(reports=[{"event": "opened"}]),
+        "acknowledged": lambda ledger: ledger._db.execute("INSERT INTO acknowledged VALUES ('position', 1, '{}')"),
+    }
+    Ledger(path, OWNER).close()
+    with closing(sqlite3.connect(path)) as db:
+        names = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert names - {"meta", "sqlite_sequence"} == set(rows), "does a row of a new table tie the ledger to its account?"
+    for name, write in rows.items():
+        one = path.with_name(f"{name}.db")
+        with closing(CopierLedger(one, OWNER)) as ledger:
+            write(ledger)
+        assert refused_to_another(one)
+
+
+def test_a_sender_whose_empty_book_was_acknowledged_keeps_its_ledger_to_itself(path: Path) -> None:
+    with closing(SenderLedger(path, OWNER)) as ledger:
+        ledger.acknowledge(whole={})
+    assert refused_to_another(path)
 
 
 @pytest.mark.parametrize("version", [2, 99])

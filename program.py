@@ -19,25 +19,31 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
 import startup
 from check import Finding
-from config import Mt5Settings
+from config import Module, Mt5Settings
 from console import NoModule, log_to, owners_alone, print_any_letters
 from keyboard import Keyboard
 from ledger import LedgerError, WrongLedger
 from screen import Screen
-from settings_file import ConfigError, Mistake
+from settings_file import ConfigError, Mistake, Table, read
 from supervisor import CANNOT_START, STOPPED, Command, Supervisor, own_command, settings_line
 from version import VERSION
 from windows import is_frozen, on_end, open_in_editor, own_console, takes_escape_sequences, wait_for_enter
 from worker import Channel, ToChannel, Worker
 
 WRONG_SETTINGS: Final = 2
-EXAMPLE_SERVER: Final = "Broker-Server"  # of the two example files: no broker calls his so
-EXAMPLE: Final = Mistake("it is still the example's", "Fill in your account and your user on the server", "mt5.server")
+# What stands in the two example files and is nobody's own; a user may well be called as there.
+EXAMPLE: Final[Mapping[str, tuple[object, ...]]] = {
+    "api.password": ("secret_password", "client_password"),
+    "mt5.login": (12345678, 87654321),
+    "mt5.password": ("mt5_password",),
+    "mt5.server": ("Broker-Server",),
+}
 READABLE: Final = Mistake(
     "others on this computer can read the passwords in it, and that cannot be changed",
     "The file must belong to the user who starts this program",
@@ -186,9 +192,8 @@ def settings_of(program: Program[S], config: Path, *, person: bool, given: bool)
         print("\n".join(f"  {line}" for line in program.fill_in))
         print("Save it" + (" in the window that has opened." if person else ", and start this program again."))
         open_in_editor(config)
-        if not person:
-            raise ConfigError(config, [EXAMPLE])
-        wait_for_enter("start, when that is done")
+        if person:
+            wait_for_enter("start, when that is done")
     while True:
         try:
             return settings_in(program, config)
@@ -207,13 +212,28 @@ def settings_in(program: Program[S], config: Path) -> tuple[bytes, S]:
     except OSError:
         content = None  # the loader says what is wrong
     settings = program.load(config, content)
-    if settings.mt5.server == EXAMPLE_SERVER:
-        raise ConfigError(config, [EXAMPLE])
+    left = [one for one in examples_values(config, content) if attrgetter(one.key)(settings) in EXAMPLE[one.key]]
+    if left and settings.mt5.module is Module.METATRADER5:  # a simulated account may have any password
+        raise ConfigError(config, left)
     try:
         owners_alone(config)
     except OSError as error:
         raise ConfigError(config, [replace(READABLE, problem=f"{READABLE.problem}: {error.strerror}")]) from error
     return content or b"", settings
+
+
+def examples_values(path: Path, content: bytes | None) -> list[Mistake]:
+    """The values of a settings file that are the example's, in the order of the file. One whose password comes from the
+    environment may have the example's too. Raises `ConfigError` when it cannot be understood."""
+    table, _ = read(path, content)
+    found = []
+    for name, values in EXAMPLE.items():
+        section, _, key = name.partition(".")
+        inner = table.entries.get(section)
+        node = inner.value.entries.get(key) if inner is not None and isinstance(inner.value, Table) else None
+        if node is not None and node.value in values:
+            found.append(Mistake("it is still the example's", "Write your own", name, node.line))
+    return sorted(found, key=lambda one: one.line or 0)
 
 
 def change_startup(program: Program[S], config: Path, *, install: bool) -> int:

@@ -478,7 +478,7 @@ def killed_at_work(wine: Wine, folder: Path) -> str:
 def no_terminal(wine: Wine, folder: Path) -> str:
     executable = alone("sender", folder)
     settings = {
-        "api": {"url": "http://127.0.0.1:9", "username": "master_user", "password": "secret_password"},
+        "api": {"url": "http://127.0.0.1:9", "username": "master_user", "password": "own_password"},
         "mt5": {"login": 1001, "password": "investor", "server": "Broker-Demo"},
     }
     (executable.parent / "config_sender.json").write_text(json.dumps(settings))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chain import ROOT
@@ -22,6 +23,35 @@ from settings_file import ConfigError
 from version import VERSION
 
 PROGRAMS = [("sender", "config_sender.json"), ("copier", "config_client.json")]
+
+# What a person has to write himself into each example: what stands there → the key.
+EXAMPLES = {
+    "sender": {
+        "secret_password": "api.password",
+        "12345678": "mt5.login",
+        "mt5_password": "mt5.password",
+        "Broker-Server": "mt5.server",
+    },
+    "copier": {
+        "client_password": "api.password",
+        "87654321": "mt5.login",
+        "mt5_password": "mt5.password",
+        "Broker-Server": "mt5.server",
+    },
+}
+
+
+def filled_in(name: str, file: Path, *forgotten: str) -> None:
+    """The example with a person's own values, but for what he has forgotten."""
+    text = (ROOT / file.name).read_text(encoding="utf-8")
+    for word, key in EXAMPLES[name].items():
+        if key not in forgotten:
+            text = text.replace(word, "5001" if key == "mt5.login" else "Demo-1")
+    file.write_text(text, encoding="utf-8")
+
+
+def read_in(name: str, file: Path) -> tuple[bytes, Any]:
+    return program.settings_in({"copier": COPIER, "sender": SENDER}[name], file)  # type: ignore[arg-type]
 
 
 def run(name: str, folder: Path, *arguments: str) -> tuple[int, str, str]:
@@ -51,7 +81,46 @@ def test_an_example_that_was_not_filled_in_starts_nothing(tmp_path: Path, name: 
     (tmp_path / file).write_bytes((ROOT / file).read_bytes())
     code, _, err = run(name, tmp_path)
     assert code == 2
-    assert "mt5.server: it is still the example's. Fill in your account and your user on the server" in err
+    assert "Nothing was started: 4 mistakes" in err
+    for word, key in EXAMPLES[name].items():
+        assert f"{file}, line {line_of(word, file)}, {key}: it is still the example's. Write your own" in err
+        assert "password" not in word or word not in err
+
+
+def line_of(word: str, file: str) -> int:
+    (found,) = (n for n, line in enumerate((ROOT / file).read_text("utf-8").splitlines(), 1) if word in line)
+    return found
+
+
+@pytest.mark.parametrize("key", ["api.password", "mt5.login", "mt5.password", "mt5.server"])
+@pytest.mark.parametrize(("name", "file"), PROGRAMS)
+def test_a_value_that_was_forgotten_in_the_example_is_named_with_its_line(
+    tmp_path: Path, name: str, file: str, key: str
+) -> None:
+    filled_in(name, tmp_path / file, key)
+    with pytest.raises(ConfigError) as refused:
+        read_in(name, tmp_path / file)
+    (word,) = (word for word, one in EXAMPLES[name].items() if one == key)
+    assert [(one.key, one.line) for one in refused.value.mistakes] == [(key, line_of(word, file))]
+    filled_in(name, tmp_path / file)
+    read_in(name, tmp_path / file)
+
+
+@pytest.mark.parametrize(("name", "file"), PROGRAMS)
+def test_the_examples_passwords_may_stay_where_they_count_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str
+) -> None:
+    config = tmp_path / file
+    filled_in(name, config, "api.password", "mt5.password")
+    monkeypatch.setenv("AIBOT_API_PASSWORD", "own")
+    monkeypatch.setenv("AIBOT_MT5_PASSWORD", "own")
+    _, settings = read_in(name, config)
+    assert settings.api.password == settings.mt5.password == "own"
+    monkeypatch.delenv("AIBOT_API_PASSWORD")
+    monkeypatch.delenv("AIBOT_MT5_PASSWORD")
+    simulated = '"Demo-1", "module": "mt5_sim", "path": "127.0.0.1:18801"'
+    config.write_text(config.read_text("utf-8").replace('"Demo-1"', simulated), "utf-8")
+    read_in(name, config)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps others out of a user's folders by itself")
@@ -60,10 +129,9 @@ def test_settings_that_others_could_read_are_their_owners_alone_before_anything_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, file: str
 ) -> None:
     config = tmp_path / file
-    config.write_text((ROOT / file).read_text("utf-8").replace("Broker-Server", "Sim"), "utf-8")
+    filled_in(name, config)
     config.chmod(0o644)
-    one = {"copier": COPIER, "sender": SENDER}[name]
-    program.settings_in(one, config)  # type: ignore[arg-type]
+    read_in(name, config)
     assert stat.S_IMODE(config.stat().st_mode) == 0o600
     assert "could be read by others" in caplog.text
 
@@ -75,7 +143,7 @@ def test_settings_that_others_could_read_are_their_owners_alone_before_anything_
     with pytest.raises(
         ConfigError, match=r"others on this computer can read the passwords in it.*Operation not permitted"
     ):
-        program.settings_in(one, config)  # type: ignore[arg-type]
+        read_in(name, config)
 
 
 def test_a_file_that_was_named_and_is_not_there_is_not_made_up(tmp_path: Path) -> None:
@@ -154,17 +222,13 @@ def person(monkeypatch: pytest.MonkeyPatch) -> Person:
     return sits
 
 
-def filled_in(file: Path) -> None:
-    file.write_text(file.read_text(encoding="utf-8").replace("Broker-Server", "Demo-1"), encoding="utf-8")
-
-
 def test_at_the_first_start_a_person_fills_the_example_in_and_presses_enter(
     tmp_path: Path, person: Person, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "config_client.json"
     opened: list[Path] = []
     monkeypatch.setattr(program, "open_in_editor", opened.append)
-    asked = person(lambda: None, lambda: filled_in(file))
+    asked = person(lambda: None, lambda: filled_in("copier", file))
     content, settings = program.settings_of(COPIER, file, person=True, given=False)
     assert settings.mt5.server == "Demo-1"
     assert content == file.read_bytes()
@@ -180,9 +244,10 @@ def test_a_person_puts_mistakes_right_and_goes_on(
     tmp_path: Path, person: Person, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "config_sender.json"
+    filled_in("sender", file)
+    good = file.read_text(encoding="utf-8")
     file.write_text("{")
-    good = (ROOT / file.name).read_text(encoding="utf-8").replace("Broker-Server", "Demo-1")
-    bad = good.replace('"login": 12345678', '"login": "x"').replace('"username"', '"usrname"')
+    bad = good.replace('"login": 5001', '"login": "x"').replace('"username"', '"usrname"')
     asked = person(lambda: file.write_text(bad, encoding="utf-8"), lambda: file.write_text(good, encoding="utf-8"))
     program.settings_of(SENDER, file, person=True, given=True)
     assert len(asked) == 2
@@ -239,8 +304,7 @@ def test_a_keyboard_that_is_gone_ends_the_asking(tmp_path: Path, person: Person)
 @pytest.mark.parametrize("option", ["--install-startup", "--remove-startup"])
 def test_elsewhere_than_on_windows_there_is_no_such_list(tmp_path: Path, option: str) -> None:
     file = tmp_path / "config_client.json"
-    file.write_bytes((ROOT / file.name).read_bytes())
-    filled_in(file)
+    filled_in("copier", file)
     code, _, err = run("copier", tmp_path, option)
     assert code == 3
     assert "works on Windows only" in err

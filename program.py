@@ -187,7 +187,7 @@ def settings_of(program: Program[S], config: Path, *, person: bool, given: bool)
     At the first start the example is written. Raises `ConfigError`, and `OSError` when it cannot be written.
     """
     if not given and not config.exists():
-        config.write_bytes(Path(program.script).with_name(program.config).read_bytes())
+        config.write_bytes(example_for(config, Path(program.script).with_name(program.config)))
         print(f"This is the first start: an example of the settings was written,\n  {config}\nFill in there:")
         print("\n".join(f"  {line}" for line in program.fill_in))
         print("Save it" + (" in the window that has opened." if person else ", and start this program again."))
@@ -203,6 +203,22 @@ def settings_of(program: Program[S], config: Path, *, person: bool, given: bool)
             print(f"\n{error}")
             if not wait_for_enter("try again, when the file is right and saved"):
                 raise
+
+
+def example_for(config: Path, example: Path) -> bytes:
+    """The example, which lies beside the program. Somebody may have filled it in there: then it is nobody's example any
+    more, and his passwords are not copied. Raises `ConfigError`."""
+    try:
+        content = example.read_bytes()
+    except OSError as error:
+        problem = f"the settings file is missing, and so is its example, {example}: {error.strerror or error}"
+        hint = "Put the file back, or take the example from the zip file or repository that this program came from"
+        raise ConfigError(config, [Mistake(problem, hint)]) from error
+    if len(examples_values(example, content)) < len(EXAMPLE):
+        problem = f"the settings file is missing here, and {example} is no example any more: it is filled in"
+        hint = f'Start the program in that folder; or with --config and the name of a file, "{example}" for example'
+        raise ConfigError(config, [Mistake(problem, hint)])
+    return content
 
 
 def settings_in(program: Program[S], config: Path) -> tuple[bytes, S]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -54,10 +55,10 @@ def read_in(name: str, file: Path) -> tuple[bytes, Any]:
     return program.settings_in({"copier": COPIER, "sender": SENDER}[name], file)  # type: ignore[arg-type]
 
 
-def run(name: str, folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, output and errors of a program that has nobody at its window."""
+def run(name: str, folder: Path, *arguments: str, home: Path = ROOT) -> tuple[int, str, str]:
+    """Exit code, output and errors of a program that has nobody at its window. `home` is where its files are."""
     ended = subprocess.run(
-        [sys.executable, str(ROOT / f"{name}.py"), *arguments],
+        [sys.executable, str(home / f"{name}.py"), *arguments],
         cwd=folder, capture_output=True, text=True, encoding="utf-8", stdin=subprocess.DEVNULL, timeout=60,
         env={**os.environ, "PYTHONUTF8": "1"},
     )  # fmt: skip
@@ -144,6 +145,40 @@ def test_settings_that_others_could_read_are_their_owners_alone_before_anything_
         ConfigError, match=r"others on this computer can read the passwords in it.*Operation not permitted"
     ):
         read_in(name, config)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """The program's folder, as it was unzipped."""
+    (folder := tmp_path / "home").mkdir()
+    for file in (*ROOT.glob("*.py"), *ROOT.glob("config_*.json")):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "file"), PROGRAMS)
+def test_a_settings_file_that_is_gone_from_the_programs_folder_is_missing(home: Path, name: str, file: str) -> None:
+    (home / file).unlink()
+    code, out, err = run(name, home, home=home)
+    assert (code, out) == (2, "")
+    assert f"the settings file is missing, and so is its example, {home / file}" in err
+    assert "take the example from the zip file or repository that this program came from" in err
+    assert "cannot be written" not in err
+    assert not (home / file).exists()
+
+
+@pytest.mark.parametrize("key", ["api.password", "mt5.login", "mt5.password", "mt5.server", ""])
+@pytest.mark.parametrize(("name", "file"), PROGRAMS)
+def test_settings_that_were_filled_in_beside_the_program_are_not_copied_elsewhere(
+    tmp_path: Path, home: Path, name: str, file: str, key: str
+) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    filled_in(name, home / file, *(one for one in EXAMPLES[name].values() if key and one != key))
+    code, out, err = run(name, elsewhere, home=home)
+    assert (code, out) == (2, "")
+    assert f"{home / file} is no example any more: it is filled in" in err
+    assert "Start the program in that folder" in err
+    assert not [*elsewhere.iterdir()]
 
 
 def test_a_file_that_was_named_and_is_not_there_is_not_made_up(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from settings_file import (
     read,
     shortened,
     shown,
+    with_point,
 )
 
 # --- the settings ----------------------------------------------------------------------------------------------------
@@ -547,5 +548,9 @@ def is_loopback(host: str) -> bool:
 
 
 def unquoted(value: Value) -> str:
-    """A hint for a number that was written as a text."""
-    return "Write it without quotation marks" if isinstance(value, str) and NUMBER.fullmatch(value.strip()) else ""
+    """A hint for a number that was written as a text, with a decimal comma perhaps."""
+    if not isinstance(value, str):
+        return ""
+    if meant := with_point(value.strip()):
+        return f"Write {meant}, without quotation marks"
+    return "Write it without quotation marks" if NUMBER.fullmatch(value.strip()) else ""

@@ -86,6 +86,12 @@ def shortened(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def with_point(written: str) -> str:
+    """A number with a decimal comma, perhaps with points between thousands, as these files have it; "" for others."""
+    is_one = re.fullmatch(r"-?(?:[1-9][0-9]{0,2}(?:\.[0-9]{3})+|0|[1-9][0-9]*),[0-9]+", written)
+    return written.replace(".", "").replace(",", ".") if is_one else ""
+
+
 def backslash_hint(key: str, raw: str) -> str:
     hint = "In this file a backslash is written twice (\\\\); in a path / does as well"
     return (
@@ -415,13 +421,19 @@ class Reader:
         word = self.take(r'[^\s,;{}\[\]":/]*')
         if word in ("true", "false", "null"):
             return Node({"true": True, "false": False, "null": None}[word], word, line)
-        if NUMBER.fullmatch(word) and len(word) <= LONGEST_NUMBER:
-            if not self.take(r"(?:,[0-9]+)?"):
-                return Node(int(word) if WHOLE.fullmatch(word) else Decimal(word), word, line)
+        short = len(word) <= LONGEST_NUMBER
+        if short and re.fullmatch(r"-?[0-9][0-9.]*", word) and self.take(r"(?:,[0-9]+)?"):
             written = self.text[begin : self.at]
-            hint = f"Write {written.replace(',', '.')}" if self.key in SHOWN_KEYS else "Write a point"
-            self.mistake(f"found {shown(self.key, written)}, with a decimal comma", hint, begin, self.dotted)
+            meant = with_point(written) if self.key in SHOWN_KEYS else ""
+            self.mistake(
+                f"found {shown(self.key, written)}, with a decimal comma",
+                f"Write {meant or 'a point'}",
+                begin,
+                self.dotted,
+            )
             return Node(BROKEN, "", line)
+        if short and NUMBER.fullmatch(word):
+            return Node(int(word) if WHOLE.fullmatch(word) else Decimal(word), word, line)
         if word.lower() in ("true", "false", "null", "none"):
             hint = f"Write {word.lower().replace('none', 'null')}, in small letters"
         elif re.match(r"[-+.0-9]|nan$|inf(inity)?$", word.lower()):

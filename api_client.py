@@ -25,6 +25,8 @@ TIMEOUT_S: Final = (5.0, 10.0)  # to connect, to be answered
 # Between two log-ins of which the first was refused: the server looks at 30 wrong passwords in an hour, and whoever has
 # tried more often waits an hour with the right one too.
 LOG_IN_REST_S: Final = 125.0
+# What OpenSSL says of an answer that is no TLS, before its version 3.2 and since.
+NO_TLS: Final = ("wrong version number", "record layer failure", "packet length too long")
 
 
 class ApiDown(Exception):
@@ -161,7 +163,11 @@ def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
 def _plainly(error: requests.RequestException) -> str:
     """What a person can read of a network error, without the inner names of the library."""
     if isinstance(error, requests.exceptions.SSLError):
-        return f"the server's certificate is not accepted: {error}"
+        if any(words in str(error) for words in NO_TLS):
+            return "the server speaks no TLS at this address (is it http://, or another port?)"
+        if "certificate" in str(error).lower():
+            return f"the server's certificate is not accepted: {error}"
+        return f"no TLS connection: {error}"
     if isinstance(error, requests.ConnectTimeout):
         return "no connection within the time allowed"
     if isinstance(error, requests.Timeout):

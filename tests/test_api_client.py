@@ -312,6 +312,34 @@ def test_a_server_that_is_not_there_is_said_in_plain_words(session: requests.Ses
     assert secretless(down.value)
 
 
+def test_a_server_without_tls_is_not_taken_for_one_with_a_bad_certificate(
+    server: Server, session: requests.Session
+) -> None:
+    url = server.url.replace("http", "https")
+    with pytest.raises(ApiDown) as down:
+        Api(ApiSettings(url, "anna", PASSWORD, ""), session).call("GET", "/signal/book")
+    assert str(down.value) == (
+        f"POST {url}/token: the server speaks no TLS at this address (is it http://, or another port?)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("[SSL] record layer failure (_ssl.c:1033)", "the server speaks no TLS at this address"),
+        (
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: Hostname mismatch",
+            "certificate is not accepted",
+        ),
+        ("[X509: NO_CERTIFICATE_OR_CRL_FOUND] no certificate or crl found", "certificate is not accepted"),
+        ("[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in violation of protocol", "no TLS connection: [SSL"),
+        ("[SSL: TLSV1_ALERT_PROTOCOL_VERSION] tlsv1 alert protocol version", "no TLS connection: [SSL"),
+    ],
+)
+def test_a_failed_handshake_is_told_by_its_cause(what: str, said: str) -> None:
+    assert said in api_client._plainly(requests.exceptions.SSLError(what))
+
+
 @pytest.mark.parametrize("fate", ["drop", "silence"])
 def test_an_answer_that_does_not_come_is_an_error_of_the_moment(
     api: Api, server: Server, fate: str, monkeypatch: pytest.MonkeyPatch

@@ -123,6 +123,14 @@ def test_what_is_wrong_has_a_cross_and_says_what_to_do(desk: Desk, changes: Any,
     assert said.rstrip().endswith("to put right")
 
 
+def test_https_to_a_server_without_tls_is_no_bad_certificate(desk: Desk) -> None:
+    code, said = desk.check(api={"url": desk.chain.url.replace("http", "https")})
+    assert code == 1
+    assert re.search("✗ server: .* the server speaks no TLS at this address .*\n      -> is api.url right", said)
+    assert "- TLS: not looked at" in said
+    assert "certificate" not in said
+
+
 def test_switches_of_the_terminal_have_a_line_each(desk: Desk) -> None:
     for given, line in (({"allowed": False}, "Algo Trading"), ({"api_disabled": True}, "API trading")):
         desk.chain.client.sim_trading(**given)

@@ -12,9 +12,10 @@ import ssl
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
@@ -25,8 +26,9 @@ from account import MarginMode, Reading, Symbol
 from api_client import Api, ApiDown, ApiRefused
 from config import ApiSettings, ClientConfig, Mt5Settings, SenderConfig
 from console import NoModule, load_module
-from ledger import CopierLedger, LedgerError, OneInstance, WrongLedger
+from ledger import LedgerError, LedgerLookedAt, OneInstance, WrongLedger
 from link import open_websocket
+from safety import Copying, drawdown_percent
 from signals import BadJson, decode
 from terminal import CannotConnect, Terminal, Unreadable
 from watchdog import Watchdog
@@ -36,6 +38,11 @@ CLOCK_S: Final = 60.0
 CERTIFICATE_DAYS: Final = 14
 RECENT: Final = 200  # changes whose symbols are looked at
 FIRST_MESSAGE_S: Final = 5.0
+MEANS: Final = {
+    Copying.CLOSE_ONLY: "nothing is opened",
+    Copying.PAUSED: "nothing is opened or modified",
+    Copying.FLATTEN: "every copy is closed, nothing is opened",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,7 @@ class Finding:
     """One line of the table."""
 
     name: str
-    good: bool | None  # None: it could not be looked at, or does not matter now
+    good: bool | None  # None: it could not be looked at, or does not matter now; with a `todo`: somebody wanted it so
     words: str = ""
     todo: str = ""  # what to do about it
 
@@ -68,9 +75,11 @@ def check_copier(config: ClientConfig) -> Iterator[Finding]:
     yield from server(config.api, api, "client", overview)
     yield from masters(overview)
     yield from live_connection(config.api, api, overview, running)
+    theirs: dict[str, Any] = {}
+    yield from copying(config, api, overview, theirs)
 
     def look(terminal: Terminal) -> Iterator[Finding]:
-        yield from strangers(config, terminal.read(), running)
+        yield from against_ledger(config, terminal.read(), theirs)
         yield from symbols(config, terminal, traded(api, overview))
 
     with closing(Watchdog(config.mt5.call_timeout_s, config.mt5.timeout_ms)) as watchdog:
@@ -198,8 +207,8 @@ def live_connection(settings: ApiSettings, api: Api, overview: dict[str, Any], r
         "end it before you start this one, or get a user of its own for each account",
     )
     if connected or running:
-        words = "connected" if connected else "the running copier is not connected: see its console"
-        yield Finding("WebSocket", connected or None, words)
+        words = "connected" if connected else "the running copier is not connected"
+        yield Finding("WebSocket", connected, words, "its console and client.log say why")
         return
     todo = "does a firewall or proxy let wss:// through? Is api.ws_url right?"
     try:
@@ -214,6 +223,33 @@ def live_connection(settings: ApiSettings, api: Api, overview: dict[str, Any], r
         return
     good = message.get("type") == "book"
     yield Finding("WebSocket", good, "the server speaks" if good else "it answers, not as this server does", todo)
+
+
+def copying(config: ClientConfig, api: Api, overview: dict[str, Any], theirs: dict[str, Any]) -> Iterator[Finding]:
+    """Whether trades are opened at all, and who does not want it. `theirs` is filled with this user's settings on the
+    server."""
+    typed, on_server = Copying.ON, Copying.ON
+    try:
+        with ledger_of(config) as ledger:
+            typed = Copying((ledger and ledger.get("typed_copying")) or Copying.ON)
+    except (WrongLedger, LedgerError) as error:
+        yield Finding("ledger", False, str(error))
+    try:
+        theirs |= api.call("GET", "/users/config") if overview else {}
+        on_server = Copying(theirs.get("copying", Copying.ON))
+    except (ApiDown, ApiRefused, ValueError) as error:
+        yield Finding("settings on the server", False, str(error), "try again in a minute")
+    opens = True
+    for state, who, todo in (
+        (config.copying, "in the settings file", 'write "on" there (trade_copy.copying) and start the copier again'),
+        (typed, "typed at the console", "type resume in the copier's window"),
+        (on_server, "on the server", "ask your provider: it was set there for your user"),
+    ):
+        if state is not Copying.ON:
+            opens = False
+            yield Finding("copying", None, f"{state}, {who}: {MEANS[state]}", f"to have trades opened again, {todo}")
+    if opens:
+        yield Finding("copying", True if theirs else None, "on" if theirs else "on, as far as the server was not asked")
 
 
 def traded(api: Api, overview: dict[str, Any]) -> list[str]:
@@ -239,7 +275,12 @@ def traded(api: Api, overview: dict[str, Any]) -> list[str]:
 def terminal_of(settings: Mt5Settings, watchdog: Watchdog, *, trades: bool, look: Any) -> Iterator[Finding]:
     """From the terminal to what `look` finds in it."""
     permissions = ("trading password", "automatic trading by the broker", "API trading", "Algo Trading")
-    unseen = ("account", *(permissions if trades else ()), "kind of account", *(("symbols",) if trades else ()))
+    unseen = (
+        "account",
+        *(permissions if trades else ()),
+        "kind of account",
+        *(("drawdown", "symbols") if trades else ()),
+    )
     try:
         terminal = Terminal(watchdog.watched(load_module(settings.module)), settings)
     except NoModule as error:
@@ -274,27 +315,41 @@ def terminal_of(settings: Mt5Settings, watchdog: Watchdog, *, trades: bool, look
             yield Finding("reading the account", False, str(error), "is the terminal still running and logged in?")
 
 
-def strangers(config: ClientConfig, reading: Reading, running: bool) -> Iterator[Finding]:
-    """Positions and orders with our magic number that no copier of this folder has made."""
-    ours = [thing for thing in reading.everything if thing.magic == config.magic]
-    name = f"magic {config.magic}"
-    if running:
-        yield Finding(name, None, "the running copier watches over it")
+@contextmanager
+def ledger_of(config: ClientConfig) -> Iterator[LedgerLookedAt | None]:
+    """The copier's ledger; None while there is none. Raises `WrongLedger`, `LedgerError`."""
+    path = config.folder / "client.db"
+    if not path.exists():
+        yield None
         return
-    unknown = len(ours)
-    if (config.folder / "client.db").exists() and ours:
-        owner = f"account {config.mt5.login} at {config.mt5.server}"
-        try:
-            with (
-                closing(OneInstance(config.folder / "client.lock", patience_s=0.0)),
-                closing(CopierLedger(config.folder / "client.db", owner)) as ledger,
-            ):
-                unknown = sum(ledger.remembered(thing.comment, thing.identifier) is None for thing in ours)
-        except (WrongLedger, LedgerError) as error:
-            yield Finding("ledger", False, str(error))
-            return
+    with closing(LedgerLookedAt(path, f"account {config.mt5.login} at {config.mt5.server}")) as ledger:
+        yield ledger
+
+
+def against_ledger(config: ClientConfig, reading: Reading, theirs: dict[str, Any]) -> Iterator[Finding]:
+    """The drawdown, and positions and orders with our magic number that no copier of this folder has made."""
+    ours = [thing for thing in reading.everything if thing.magic == config.magic]
+    try:
+        with ledger_of(config) as ledger:
+            stored = Decimal((ledger and ledger.get("highest_equity")) or 0)
+            known = [] if ledger is None else [ledger.remembered(thing.comment, thing.identifier) for thing in ours]
+    except (WrongLedger, LedgerError):
+        return  # `copying` has said it
+    equity = reading.account.equity
+    highest = max(stored, equity)
+    drawdown = drawdown_percent(equity, highest)
+    most = config.limits.max_drawdown_percent
+    if (limit := (theirs.get("trade_copy") or {}).get("max_drawdown_percent")) is not None:
+        most = min(most, Decimal(limit))
     yield Finding(
-        name,
+        "drawdown",
+        drawdown <= most,
+        f"equity {equity} is {drawdown:.2f} % below its highest, {highest}; allowed {most.normalize():f} %",
+        "nothing is opened. After a withdrawal, or to accept the loss, start the copier once with --reset-drawdown",
+    )
+    unknown = len(ours) - sum(copy is not None for copy in known)
+    yield Finding(
+        f"magic {config.magic}",
         not unknown,
         f"{unknown} positions or orders that this copier did not make" if unknown else "no other program uses it",
         "does another program, or a copier in another folder, trade with this number? Give one of them another",

@@ -107,7 +107,10 @@ class Ledger:
                 f"{self.path} belongs to {known}, the configuration is for {owner}. "
                 "Use a folder of its own for each account (configuration and ledger together)."
             )
-        self.is_new = True  # also one whose first start, with a mistyped login perhaps, never reached the account
+        self._begin(owner)  # also one whose first start, with a mistyped login perhaps, never reached the account
+
+    def _begin(self, owner: str) -> None:
+        self.is_new = True
         self.set(owner=owner, created_at=str(self._now_ms()), ledger=uuid.uuid4().hex)
 
     def close(self) -> None:
@@ -316,6 +319,27 @@ class CopierLedger(Ledger):
     def confirmed(self, numbers: Iterable[int]) -> None:
         with self._transaction() as db:
             db.executemany("DELETE FROM reports WHERE number = ?", [(number,) for number in numbers])
+
+
+class LedgerLookedAt(CopierLedger):
+    """A copier's ledger that `--check` reads, also while the copier has it: such a connection never check-points."""
+
+    def __init__(self, path: Path, owner: str) -> None:
+        super().__init__(path, owner, connect=_read_only)
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as problem:  # also damage: the copier's next start puts it aside
+            raise LedgerError(f"{self.path} cannot be read: {problem}") from problem
+
+    def _begin(self, owner: str) -> None:
+        pass
+
+
+def _read_only(path: Path, **options: Any) -> sqlite3.Connection:
+    connection: sqlite3.Connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, **options)
+    return connection
 
 
 def _stored(value: Any) -> Any:

@@ -295,22 +295,23 @@ def look_at_all(command: list[str], content: bytes, say: Callable[[str], None]) 
         with contextlib.suppress(OSError):
             process.stdin.write(settings_line(content))
             process.stdin.flush()
-        wrong, announced = 0, False
+        wrong, noted, announced = 0, 0, False
         for line in process.stdout:
             message = json.loads(line)
             announced = announced or "end" in message
             if "finding" in message:
                 name, fine, words, todo = message["finding"]
                 wrong += fine is False
-                mark = unknown if fine is None else good if fine else bad
+                noted += fine is None and bool(todo)
+                mark = good if fine else bad if fine is False else "!" if todo else unknown
                 say(f"  {mark} {name}: {words or ('not looked at' if fine is None else 'yes')}")
-                if fine is False and todo:
+                if todo and not fine:
                     say(f"      -> {todo}")
     if not announced:
         wrong += 1
         say(f"  {bad} MetaTrader 5 does not answer")
         say("      -> end it in the Task Manager, start it again and log in")
-    say(f"  {wrong} to put right" if wrong else "  all is good")
+    say(f"  {wrong} to put right" if wrong else "  all is good, but see what is marked !" if noted else "  all is good")
     return 1 if wrong else 0
 
 

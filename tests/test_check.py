@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from test_chain import running_copier
 import check
 from check import Finding, symbol_finding
 from config import load_client
+from ledger import CopierLedger
 
 
 class Desk:
@@ -80,6 +82,8 @@ def test_when_all_is_right_there_is_no_cross(desk: Desk) -> None:
         "✓ API trading: yes",
         "✓ Algo Trading: yes",
         "✓ kind of account: hedging, equity ",
+        "✓ copying: on",
+        "✓ drawdown: equity ",
         f"✓ magic {MAGIC}: no other program uses it",
         "✓ EURUSD: spread now ",
         "all is good",
@@ -170,15 +174,121 @@ def test_positions_with_our_magic_that_we_did_not_make_are_told(desk: Desk) -> N
     assert f"✗ magic {MAGIC}: 1 positions or orders that this copier did not make" in said
 
 
-def test_a_running_copier_is_not_thrown_out_by_a_check(desk: Desk) -> None:
+@pytest.fixture
+def running(desk: Desk) -> Iterator[Desk]:
+    """The desk with its copier."""
     desk.chain.start("copier")
     desk.chain.wait(
         lambda: desk.chain.admin("GET", "/overview")["connected"].get("client_user"), "the copier to be connected"
     )
+    yield desk
+    desk.chain.kill("copier")
+
+
+def in_ledger(desk: Desk, **values: str) -> None:
+    mt5 = json.loads((desk.chain.folder / "config_client.json").read_text())["mt5"]
+    owner = f"account {mt5['login']} at {mt5['server']}"
+    with closing(CopierLedger(desk.chain.folder / "client.db", owner)) as ledger:
+        ledger.set(**values)
+
+
+def test_positions_with_our_magic_are_told_while_the_copier_runs_too(running: Desk) -> None:
+    tick = running.chain.client.symbol_info_tick("EURUSD")
+    done = running.chain.client.order_send(
+        action=1, symbol="EURUSD", volume=0.3, type=0, type_filling=1, price=tick.ask, magic=MAGIC
+    )
+    code, said = running.check()
+    running.chain.client.sim_close_by_hand(done.order)
+    assert code == 1
+    assert f"✗ magic {MAGIC}: 1 positions or orders that this copier did not make" in said
+    assert said.count("✗") == 1
+
+
+def test_a_running_copier_that_is_not_connected_is_a_cross(desk: Desk) -> None:
+    file = desk.chain.folder / "config_client.json"
+    kept = file.read_text()
+    settings = json.loads(kept)
+    settings["api"]["ws_url"] = "ws://127.0.0.1:1"
+    file.write_text(json.dumps(settings))
+    out = desk.chain.folder / "copier.out"
+    before = out.read_text()
+    desk.chain.start("copier")
+    desk.chain.wait(lambda: "not connected to the server" in out.read_text()[len(before) :], "the copier to say so")
+    code, said = desk.check()
+    desk.chain.kill("copier")
+    file.write_text(kept)
+    assert code == 1
+    assert "✗ WebSocket: the running copier is not connected\n      -> its console and client.log say why" in said
+    assert said.count("✗") == 1
+
+
+def test_what_somebody_does_not_want_copied_stands_out_and_is_no_fault(desk: Desk) -> None:
+    desk.chain.api("client_user", "POST", "/users/config", {"copying": "close_only"})
+    in_ledger(desk, typed_copying="paused")
+    code, said = desk.check(trade_copy={"copying": "flatten"})
+    in_ledger(desk, typed_copying="on")
+    desk.chain.api("client_user", "POST", "/users/config", {"copying": "on"})
+    assert (code, said.count("✗")) == (0, 0), said
+    for line in (
+        "! copying: flatten, in the settings file: every copy is closed, nothing is opened\n",
+        "! copying: paused, typed at the console: nothing is opened or modified\n",
+        "! copying: close_only, on the server: nothing is opened\n",
+        "      -> to have trades opened again, type resume in the copier's window\n",
+        "all is good, but see what is marked !",
+    ):
+        assert line in said
+    code, said = desk.check()
+    assert "✓ copying: on" in said
+    assert "!" not in said
+
+
+def test_a_drawdown_that_stops_the_opens_is_a_cross_with_its_numbers(desk: Desk) -> None:
+    equity = desk.chain.client.account_info().equity
+    in_ledger(desk, highest_equity=str(2 * equity))
+    code, said = desk.check()
+    assert code == 1
+    assert re.search(
+        r"✗ drawdown: equity \d+(\.\d+)? is (49|50)\.\d\d % below its highest, \d+(\.\d+)?; allowed 10 %\n", said
+    )
+    assert "start the copier once with --reset-drawdown" in said
+    assert said.count("✗") == 1
+    code, said = desk.check(safety={"max_drawdown_percent": 60})
+    assert code == 0, said
+    desk.chain.api("client_user", "POST", "/users/config", {"trade_copy": {"max_drawdown_percent": 20}})
+    code, said = desk.check(safety={"max_drawdown_percent": 60})
+    desk.chain.api("client_user", "POST", "/users/config", {"trade_copy": {}})
+    in_ledger(desk, highest_equity="0")
+    assert code == 1
+    assert "allowed 20 %" in said
+
+
+def test_a_check_changes_nothing_in_a_ledger_and_puts_none_aside(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    (elsewhere := desk.chain.folder / "another").mkdir()
+    file = desk.chain.folder / "config_client.json"
+    (elsewhere / file.name).write_text(file.read_text())
+    (elsewhere / file.name).chmod(0o600)
+    monkeypatch.setattr(desk.chain, "folder", elsewhere)
+    ledger = elsewhere / "client.db"
+    CopierLedger(ledger, "account 2002 at Sim").close()
+    begun = ledger.read_bytes()
+    _, said = desk.check()
+    assert "ledger" not in said
+    assert ledger.read_bytes() == begun
+    ledger.write_bytes(b"damage" * 1000)
+    code, said = desk.check()
+    assert code == 1
+    assert f"✗ ledger: {ledger} cannot be read: file is not a database" in said
+    assert ledger.read_bytes() == b"damage" * 1000
+    assert not [*elsewhere.glob("*damaged*")]
+
+
+def test_a_running_copier_is_not_thrown_out_by_a_check(running: Desk) -> None:
+    desk = running
     code, said = desk.check()
     assert code == 0, said
     assert "- this program: is running in this folder" in said
     assert "✓ WebSocket: connected" in said
+    assert f"✓ magic {MAGIC}: no other program uses it" in said
     (elsewhere := desk.chain.folder / "elsewhere").mkdir()
     file = desk.chain.folder / "config_client.json"
     (elsewhere / file.name).write_text(file.read_text())
@@ -191,7 +301,6 @@ def test_a_running_copier_is_not_thrown_out_by_a_check(desk: Desk) -> None:
     copier = desk.chain.running["copier"]
     assert copier.poll() is None
     assert "two copiers" not in (home / "copier.out").read_text()
-    desk.chain.kill("copier")
 
 
 # ---- without the chain

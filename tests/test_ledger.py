@@ -17,7 +17,7 @@ import pytest
 from fakes import FakeClock
 
 from copies import Copy, State, tag_of
-from ledger import CopierLedger, Ledger, LedgerError, OneInstance, SenderLedger, WrongLedger
+from ledger import CopierLedger, Ledger, LedgerError, LedgerLookedAt, OneInstance, SenderLedger, WrongLedger
 from legs import Leg
 from signals import Action, Kind, Source, Trade
 
@@ -429,6 +429,17 @@ def test_a_closed_ledger_is_an_error_for_the_thread_that_still_uses_it(path: Pat
     for use in (lambda: ledger.reports(1), lambda: ledger.record(copy(1)), lambda: ledger.confirmed([1])):
         with pytest.raises(LedgerError):
             use()
+
+
+def test_a_ledger_can_be_looked_at_while_its_copier_writes_and_takes_nothing(ledger: CopierLedger) -> None:
+    with closing(LedgerLookedAt(ledger.path, OWNER)) as seen:
+        ledger.record(copy(1))
+        assert seen.remembered(copy(1).tag, 0) == copy(1)
+        with pytest.raises(LedgerError, match="readonly"):
+            seen.set(typed_copying="on")
+        ledger.record(copy(2))
+    with pytest.raises(WrongLedger):
+        LedgerLookedAt(ledger.path, ANOTHER)
 
 
 # --- the sender's -----------------------------------------------------------------------------------------------------

@@ -283,8 +283,10 @@ class Mirror:
         if not gone:
             held = _held(data, clock, now, found.get("detected_at") or 0, found["server_time"])
             known = self.trades.get(key)
-            # What moves only stops has the lots that the database has: perhaps those of then.
-            lots_told = message["type"] != "modify" or known is None or _signed(known.trade) != _signed(held.trade)
+            # What moves only the stops of a position has the lots that the database has: perhaps those of then.
+            modified = message["type"] == "modify" and key[1] is Kind.POSITION
+            as_before = known is not None and _signed(known.trade) == _signed(held.trade)
+            lots_told = not (modified and as_before)
             self.trades[key] = held
             self._closed.discard(key)  # it is there again: what was said before no longer counts
             if key[0] in self.went_back and lots_told:

@@ -201,6 +201,9 @@ def test_what_a_restored_database_says_of_a_pending_order_is_not_followed_while_
     (placed,) = follower.orders
     goes_back(follower, book, seq)
     assert [(o.ticket, o.price_open) for o in follower.orders] == [(placed.ticket, placed.price_open)]
+    follower.master_modifies(trade, price=D("1.07000"), expiration=follower.server_ms() + 3_600_000)
+    follower.passes(3)
+    assert [o.price_open for o in follower.orders] == [1.07], "what is told is followed"
 
 
 def test_that_a_lost_message_told_of_a_masters_first_report_is_found_out_by_asking(follower: Follower) -> None:

@@ -22,9 +22,9 @@ from signals import BadJson, decode, encode
 log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = (5.0, 10.0)  # to connect, to be answered
-# Between two log-ins of which the first was refused: the server looks at 30 wrong passwords in an hour, and whoever has
-# tried more often waits an hour with the right one too.
-LOG_IN_REST_S: Final = 125.0
+# After the first, second … log-in in a row that was refused. The server looks at 5 wrong passwords in a minute and at 30
+# in an hour; whoever has tried more often waits with the right one too.
+LOG_IN_RESTS_S: Final = (5.0, 5.0, 5.0, 150.0)
 # What OpenSSL says of an answer that is no TLS, before its version 3.2 and since.
 NO_TLS: Final = ("wrong version number", "record layer failure", "packet length too long")
 
@@ -56,6 +56,7 @@ class Api:
         self._clock = clock
         self._log_in_from = -math.inf  # monotonic: before that none is tried, because of
         self._trouble: ApiDown | ApiRefused | None = None
+        self._refused = 0  # log-ins in a row
         self._session = session if session is not None else requests.Session()
         if is_loopback(urlsplit(settings.url).hostname or ""):
             self._session.trust_env = False  # a proxy that the environment names cannot reach this computer
@@ -86,12 +87,15 @@ class Api:
                 needed = f"this program needs one with the role {self._role}"
                 raise ApiRefused(403, "wrong_role", f"{s.username} is a user with the role {role}, and {needed}")
         except (ApiDown, ApiRefused) as trouble:
+            rest = 0.0
             if isinstance(trouble, ApiDown):
-                rest = min(trouble.wait_s, LOG_IN_REST_S)
-            else:
-                rest = LOG_IN_REST_S if trouble.code in ("wrong_credentials", "wrong_role") else 0.0
+                rest = min(trouble.wait_s, LOG_IN_RESTS_S[-1])
+            elif trouble.code in ("wrong_credentials", "wrong_role"):
+                rest = LOG_IN_RESTS_S[min(self._refused, len(LOG_IN_RESTS_S) - 1)]
+                self._refused += 1
             self._trouble, self._log_in_from = trouble, self._clock.monotonic() + rest
             raise
+        self._refused = 0
         token = answer.get("access_token")
         if type(token) is not str or not token.isascii() or not token.isprintable():
             raise ApiDown(f"POST {s.url}/token: answered, not as this server does: no access_token")

@@ -16,7 +16,8 @@ import pytest
 import requests
 
 import api_client
-from api_client import LOG_IN_REST_S, Api, ApiDown, ApiRefused
+from api_client import LOG_IN_RESTS_S, Api, ApiDown, ApiRefused
+from auth import WRONG_PASSWORDS
 from config import ApiSettings
 
 PASSWORD = "correct horse battery"
@@ -137,33 +138,43 @@ class Hand:
 
 
 @pytest.mark.parametrize(
-    ("answer", "rest"),
+    ("answer", "rests"),
     [
-        (error(401, "wrong_credentials", "wrong user name or password"), LOG_IN_REST_S),
-        (error(429, "too_many_attempts", "wait"), LOG_IN_REST_S),
-        (error(403, "inactive", "not active"), 0.0),
-        (error(503), 0.0),
+        (error(401, "wrong_credentials", "wrong user name or password"), LOG_IN_RESTS_S),
+        (error(429, "too_many_attempts", "wait"), (LOG_IN_RESTS_S[-1],)),
+        (error(403, "inactive", "not active"), (0.0,)),
+        (error(503), (0.0,)),
     ],
     ids=["wrong password", "too many attempts", "not active", "busy"],
 )
 def test_a_log_in_that_was_refused_is_not_tried_so_often_that_it_locks_its_user_out(
-    server: Server, session: requests.Session, answer: tuple[int, Any], rest: float
+    server: Server, session: requests.Session, answer: tuple[int, Any], rests: tuple[float, ...]
 ) -> None:
     clock = Hand()
     api = Api(ApiSettings(server.url, "anna", PASSWORD, ""), session, clock=clock)
-    server.log_in, server.retry_after = answer, "3113" if answer[0] == 429 else ""
-    with pytest.raises((ApiDown, ApiRefused)) as first:
-        api.token()
-    server.log_in = None
-    if rest:
-        clock.now += rest - 1
-        with pytest.raises((ApiDown, ApiRefused)) as second:
+    for number, rest in enumerate(rests, 1):
+        server.log_in, server.retry_after = answer, "3113" if answer[0] == 429 else ""
+        with pytest.raises((ApiDown, ApiRefused)) as first:
             api.token()
-        assert str(second.value) == str(first.value)
-        assert server.log_ins() == 1
+        server.log_in = None
+        if rest:
+            clock.now += rest - 1
+            with pytest.raises((ApiDown, ApiRefused)) as second:
+                api.token()
+            assert str(second.value) == str(first.value)
+        assert server.log_ins() == number
         clock.now += 2
     assert api.token()
-    assert server.log_ins() == 2
+    assert server.log_ins() == len(rests) + 1
+
+
+def test_the_rests_of_an_hour_are_within_what_the_server_looks_at() -> None:
+    tries, now = [0.0], 0.0
+    while now < 3600:
+        now += LOG_IN_RESTS_S[min(len(tries) - 1, len(LOG_IN_RESTS_S) - 1)]
+        tries.append(now)
+    for limit in WRONG_PASSWORDS:
+        assert all(sum(at <= later < at + limit.seconds for later in tries) < limit.most for at in tries)
 
 
 def test_how_long_to_wait_is_said(server: Server, api: Api) -> None:

@@ -22,8 +22,8 @@ from signals import BadJson, decode, encode
 log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = (5.0, 10.0)  # to connect, to be answered
-# After the first, second … log-in in a row that was refused. The server looks at 5 wrong passwords in a minute, at 30 in an
-# hour; whoever has tried more often waits with the right one too.
+# After the first, second … log-in in a row that was refused. The server looks at 5 wrong passwords in a minute and at
+# 30 in an hour; whoever has tried more often waits, with the right one too.
 LOG_IN_RESTS_S: Final = (5.0, 5.0, 5.0, 150.0)
 # What OpenSSL says of an answer that is no TLS, before its version 3.2 and since.
 NO_TLS: Final = ("wrong version number", "record layer failure", "packet length too long")

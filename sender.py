@@ -501,6 +501,8 @@ class Sender:
         for trade in held:
             if trade.source is Source.TERMINAL and trade.key not in self._book:
                 self._book[trade.key] = trade
+        # It may be another database, with an earlier clock: ages would seem to have been measured later than they were.
+        self._server_clock = RemoteClock(SERVER_CLOCK_WINDOW_S)
         self._hears_time(answer)
         self._replaces = answer.get("session")
         self._merged = True

@@ -111,6 +111,7 @@ class FakeApi:
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
         self.session: str | None = None
+        self.behind_ms = 0
         self.sessions = 0
         self.rev = -1
         self.book: dict[Key, Trade] = {}
@@ -136,7 +137,12 @@ class FakeApi:
 
     def server_ms(self) -> int:
         """The server's clock, which has nothing to do with the sender's."""
-        return 1_000_000_000 + int(self._clock.monotonic() * 1000)
+        return 1_000_000_000 + int(self._clock.monotonic() * 1000) - self.behind_ms
+
+    def loses_database(self) -> None:
+        """And begins another one, with a clock that is behind."""
+        self.session, self.behind_ms = None, self.behind_ms + 13_000
+        self.book.clear()
 
     def _answer(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
         if what == "GET /signal/book":
@@ -151,6 +157,8 @@ class FakeApi:
                 raise ApiRefused(409, "stale", "another session has begun meanwhile")
             self.sessions += 1
             self.session, self.rev = f"session-{self.sessions}", rev
+        elif self.session is None:
+            raise ApiRefused(409, "no_session", "this database does not know the session: begin a new one")
         elif session != self.session:
             raise ApiRefused(409, "superseded", "another sender has begun a session for this master")
         elif rev <= self.rev:

@@ -1188,6 +1188,19 @@ def test_a_symbol_about_which_the_terminal_does_not_answer_holds_up_no_trade(fre
 # --- posts that are long on their way --------------------------------------------------------------------------------
 
 
+def test_ages_are_not_told_as_measured_by_the_clock_of_a_database_that_was_lost(desk: Desk) -> None:
+    desk.open(0.3)
+    desk.poll()
+    desk.api.loses_database()
+    desk.passes(20)
+    desk.api.calls.clear()
+    measured = desk.api.server_ms()
+    desk.open(0.1)
+    desk.poll()
+    (post,) = [body for what, body in desk.api.calls if what == "POST /signal/broadcast"]
+    assert 0 <= post["as_of"] - measured <= 1000 * POLL
+
+
 def test_a_post_says_when_its_ages_were_measured_by_the_servers_clock(desk: Desk) -> None:
     measured = desk.api.server_ms()
     desk.open(0.1)

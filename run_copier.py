@@ -29,6 +29,7 @@ from worker import Worker
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 1.0  # also without any message
+LOOK_SOON_S: Final = 0.05  # while a trade waits for the first quote of its symbol
 RESET_DRAWDOWN: Final = "--reset-drawdown"
 GIVEN_UP_MS: Final = 60_000  # an order that is later than the quote of one that was given up is not that one
 THREADS_END_S: Final = 0.7  # how long each of the two threads towards the server may take to end
@@ -196,7 +197,7 @@ def copy_until(stop: threading.Event, copier: Copier, terminal: Terminal, report
             copier.stop_opening(repr(defect))
             stop.wait(5.0)
         reporter.wake.set()
-        copier.wait(0.0 if again else LOOK_EVERY_S)
+        copier.wait(0.0 if again else LOOK_SOON_S if terminal.expects_quote else LOOK_EVERY_S)
 
 
 def unsettled(config: ClientConfig) -> list[str]:

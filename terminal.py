@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -40,6 +41,7 @@ from signals import Action
 log = logging.getLogger(__name__)
 
 DAY_S: Final = 86_400
+EXPECTED_S: Final = 3.0  # the first quote of a symbol that is selected comes within so long, where there are any
 
 
 class Unreadable(Exception):
@@ -82,6 +84,7 @@ class Terminal:
         self._broker_ahead_s = 0.0  # the broker's clock against the monotonic one when the offset was found
         self._quote_times: dict[str, int] = {}  # as `utc_offset_s` saw them last
         self._from_before: dict[str, int] = {}  # time of the quote that a symbol showed when it was selected
+        self._selected_at = -math.inf  # monotonic: the last one of them
         self._filling: dict[tuple[str, bool], int] = {}  # (symbol, pending) → the mode that was taken last
         self._actions = {getattr(mt5, f"ORDER_TYPE_{action}"): action for action in Action}
 
@@ -219,6 +222,7 @@ class Terminal:
         tick = self._mt5.symbol_info_tick(name)
         if selected:
             self._from_before[name] = tick.time_msc if tick else 0
+            self._selected_at = self._clock.monotonic()
         if tick and self._from_before.get(name) == tick.time_msc:
             tick = None
         mt5 = self._mt5
@@ -242,6 +246,11 @@ class Terminal:
             freeze_level=info.trade_freeze_level,
             lifetimes=frozenset(one for one in Lifetime if info.expiration_mode & 1 << one),
         )
+
+    @property
+    def expects_quote(self) -> bool:
+        """Whether a symbol was selected a moment ago, so that its first quote may come any time."""
+        return self._clock.monotonic() - self._selected_at < EXPECTED_S
 
     def margin_per_lot(self, action: Action, symbol: Symbol) -> Decimal | None:
         """Margin of one lot at the price now, in account currency; None when the terminal cannot say."""

@@ -267,14 +267,18 @@ def test_a_symbol_is_selected_before_its_first_quote(terminal: Terminal, mt5: Fa
 
 
 def test_the_quote_that_a_symbol_shows_when_it_is_selected_may_be_of_days_ago_and_counts_as_none(
-    terminal: Terminal, mt5: FakeMt5
+    terminal: Terminal, mt5: FakeMt5, clock: FakeClock
 ) -> None:
     mt5.symbol.visible = False
+    assert not terminal.expects_quote
     for _ in range(2):
         symbol = terminal.symbol("EURUSD")
         assert symbol is not None
         assert (symbol.bid, symbol.ask, symbol.time_msc) == (0, 0, 0)
+        assert terminal.expects_quote, "so that it is looked for sooner than in a second"
         mt5.symbol.visible = True
+    clock.passes(3)
+    assert not terminal.expects_quote
     mt5.quote.time_msc += 1
     symbol = terminal.symbol("EURUSD")
     assert symbol is not None

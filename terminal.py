@@ -250,7 +250,8 @@ class Terminal:
     @property
     def expects_quote(self) -> bool:
         """Whether a symbol was selected a moment ago, so that its first quote may come any time."""
-        return self._clock.monotonic() - self._selected_at < EXPECTED_S
+        now: float = self._clock.monotonic()
+        return now - self._selected_at < EXPECTED_S
 
     def margin_per_lot(self, action: Action, symbol: Symbol) -> Decimal | None:
         """Margin of one lot at the price now, in account currency; None when the terminal cannot say."""

@@ -41,6 +41,7 @@ from signals import Action
 log = logging.getLogger(__name__)
 
 DAY_S: Final = 86_400
+AGREE_S: Final = 5.0  # a quote that fits to the broker's clock so well is hardly an old one
 EXPECTED_S: Final = 3.0  # the first quote of a symbol that is selected comes within so long, where there are any
 
 
@@ -205,7 +206,7 @@ class Terminal:
 
         A symbol outside Market Watch has no quotes: it is selected first (MT5 docs, symbol_select), and shows a bid and
         ask of 0 until its first quote has come. What the terminal shows of it at once may be the last quote of days ago
-        (mt5.md 2.10) and counts as none.
+        (mt5.md 2.10) and counts as none, unless the broker's clock, known from others, shows that it is of now.
         """
         info = self._mt5.symbol_info(name)
         if info is None:
@@ -220,7 +221,7 @@ class Terminal:
         if volume_step <= 0 or point <= 0:
             raise Unreadable(f"the terminal does not know the volume step or the point of {name} yet")
         tick = self._mt5.symbol_info_tick(name)
-        if selected:
+        if selected and not (tick and self._is_of_now(tick.time_msc)):
             self._from_before[name] = tick.time_msc if tick else 0
             self._selected_at = self._clock.monotonic()
         if tick and self._from_before.get(name) == tick.time_msc:
@@ -246,6 +247,10 @@ class Terminal:
             freeze_level=info.trade_freeze_level,
             lifetimes=frozenset(one for one in Lifetime if info.expiration_mode & 1 << one),
         )
+
+    def _is_of_now(self, time_msc: int) -> bool:
+        """False also where it cannot be told."""
+        return self._offset_s is not None and abs(time_msc / 1000 - self._clock.time() - self._offset_s) < AGREE_S
 
     @property
     def expects_quote(self) -> bool:
@@ -290,7 +295,7 @@ class Terminal:
                 continue
             difference = time_msc / 1000 - now
             offset = round(difference / 1800) * 1800
-            if abs(difference - offset) < (5 if before is None else 60) and -12 * 3600 <= offset <= 14 * 3600:
+            if abs(difference - offset) < (AGREE_S if before is None else 60) and -12 * 3600 <= offset <= 14 * 3600:
                 ahead = time_msc / 1000 - monotonic
                 if self._offset_s is None or abs(ahead - self._broker_ahead_s) > 900:
                     self._offset_s, self._broker_ahead_s = offset, ahead

@@ -290,6 +290,20 @@ def test_the_quote_that_a_symbol_shows_when_it_is_selected_may_be_of_days_ago_an
     )
 
 
+@pytest.mark.parametrize(("age", "counts"), [(1, True), (10, False), (86_400, False)])
+def test_the_quote_of_a_symbol_just_selected_counts_where_the_known_clock_of_the_broker_shows_that_it_is_of_now(
+    terminal: Terminal, mt5: FakeMt5, clock: FakeClock, age: int, counts: bool
+) -> None:
+    mt5.quote.time_msc = round((clock.time() + 3 * 3600) * 1000)
+    assert terminal.utc_offset_s({"GBPUSD"}) == 3 * 3600
+    mt5.symbol.visible = False
+    mt5.quote.time_msc -= age * 1000
+    symbol = terminal.symbol("EURUSD")
+    assert symbol is not None
+    assert bool(symbol.bid) is counts
+    assert terminal.expects_quote is not counts
+
+
 def test_a_selected_symbol_is_not_selected_again(terminal: Terminal, mt5: FakeMt5) -> None:
     terminal.symbol("EURUSD")
     assert "symbol_select" not in mt5.names()

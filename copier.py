@@ -26,7 +26,7 @@ from copies import LIVE, State
 from ledger import CopierLedger, LedgerError
 from link import Heard, Inbox, Lost
 from mirror import CopyKey, Held, Mirror
-from plan import Known, Move, Open, Refuse, Rules, SetStops, Step, StopsAre, plan
+from plan import Known, Move, Open, Refuse, Rules, SetStops, Step, StopsAre, plan, refused_after_defect
 from program import main
 from safety import Copying, Limits, drawdown_percent, stricter
 from signals import TIME_MS, Action, Check, Source, an_object, number, one_of, or_null, read_fields
@@ -38,7 +38,7 @@ from worker import Status
 
 log = logging.getLogger(__name__)
 
-FRESH_S: Final = 0.25  # how old the quotes and ages may be from which an open was planned
+FRESH_S: Final = 0.25  # how old the quotes and ages may be from which an open was planned; and what moves may take
 ASK_AGAIN_S: Final = 5.0  # between two questions for the whole book
 ASLEEP_S: Final = 5.0  # a longer gap between two looks means that the machine slept: ask for a fresh book first
 
@@ -97,9 +97,8 @@ class Copier:
         self._reading: Reading | None = None  # the last good one
         self._spoken = Spoken(log)
         self._asked_at = -math.inf
-        self._waiting: dict[
-            CopyKey, float
-        ] = {}  # moves whose turn did not come in the last look, since when (monotonic)
+        # Moves whose turn did not come in the last look, and since when (monotonic seconds) they wait for it.
+        self._waiting: dict[CopyKey, float] = {}
         self.defect = ""  # of this program, the first since its start; then nothing is opened
         self.ended = ""  # why the copier must stop; empty while it need not
 
@@ -336,6 +335,8 @@ class Copier:
             copies = {key: copy for key, copy in known.copies.items() if copy.symbol == symbol}
             with suppress(Exception):
                 steps += plan(self._mirror, replace(known, copies=copies, opens_allowed=False), rules)
+        if known.opens_allowed:
+            steps += refused_after_defect(replace(known, defect=self.defect))
         return steps
 
     def _carry_out(self, steps: list[Step], reading: Reading, rules: Rules) -> LedgerError | None:

@@ -37,6 +37,7 @@ class State(StrEnum):
 
 CLOCKS_APART_MS: Final = 2000  # of a broker's servers for quotes and for orders
 LONGEST_NAME: Final = 11  # of the trade in a tag
+OF_A_PROGRAM: Final = 3  # the package's DEAL_REASON_EXPERT
 LIVE: Final = frozenset({State.OPENING, State.OPEN, State.CLOSING})
 
 
@@ -206,11 +207,12 @@ def unseen(copies: Iterable[Copy], reading: Reading) -> list[Copy]:
 
 
 def unclaimed(copies: Iterable[Copy], reading: Reading, magic: int) -> list[Thing]:
-    """What has our magic on the account and is not known as an open copy. Also that of an order which was given up
-    before the number was changed: it may have filled."""
-    ours = {magic, *(copy.magic for copy in copies if copy.state is State.UNKNOWN)}
+    """What has our magic on the account and is not known as an open copy. Also what became of an order that was given
+    up before the number was changed, by that number and its tag."""
+    given_up = {(copy.magic, copy.tag) for copy in copies if copy.state is State.UNKNOWN}
     claimed = {(copy.client_kind, copy.client_ticket) for copy in copies if copy.state in (State.OPEN, State.CLOSING)}
-    return [t for t in reading.everything if t.magic in ours and (t.kind, t.identifier) not in claimed]
+    ours = [t for t in reading.everything if t.magic == magic or (t.magic, t.comment) in given_up]
+    return [t for t in ours if (t.kind, t.identifier) not in claimed]
 
 
 def observe(
@@ -454,5 +456,12 @@ def _gone(copy: Copy, proof: Evidence, patient: bool) -> Ended | None:
 def how_closed(deal: Deal | None) -> str:
     if deal is None:
         return "closed"
-    how = {0: "by hand", 1: "by hand", 2: "by hand", 3: "by a program", 4: "by stop loss", 5: "by take profit"}
+    how = {
+        0: "by hand",
+        1: "by hand",
+        2: "by hand",
+        OF_A_PROGRAM: "by a program",
+        4: "by stop loss",
+        5: "by take profit",
+    }
     return f"closed {how.get(deal.reason, 'by the broker')} at {deal.price}"

@@ -6,7 +6,7 @@ that nothing depends on having seen an event, and an action that did not work ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Final
@@ -444,22 +444,16 @@ def _end(copy: Copy, position: Position | None, order: Order | None, reason: Rea
 def _opens(known: Known, rules: Rules, trimmed: set[str]) -> list[Step]:
     if not known.opens_allowed:
         return []
-    if known.defect:  # nothing more is worked out: perhaps that is what failed
-        refusal = Refusal(
-            Reason.PROGRAM_DEFECT, f"nothing is opened until the copier is started again: {known.defect}", {}
-        )
-        return [Refuse(held, refusal) for key, held in known.books.items() if key not in known.copies]
+    if known.defect:
+        return refused_after_defect(known)
     wanted: list[Step] = []
     exposure = exposure_of(known, rules.magic)
     unresolved = {(c.symbol, c.action.buys, c.volume) for c in known.copies.values() if c.state is State.OPENING}
     busy = {*trimmed, *known.blocked, *(busy_symbols(known.copies.values()) if known.netting else ())}
     rests = {key: copy.rest for key, copy in known.copies.items()}
-    for key, held in known.books.items():
-        if key in known.copies or known.rests.get((key, Open), (0.0, ()))[0] > known.now:
+    for key, held in _undecided(known):
+        if known.rests.get((key, Open), (0.0, ()))[0] > known.now:
             continue
-        forerunner = known.copies.get(order_key(held)) if key[1] is Kind.POSITION else None
-        if forerunner is not None and forerunner.state in LIVE:
-            continue  # the copy of the pending order it came from is settled first; then this is decided
         part = None if held.of_lots is None else Part(held.of_lots, rests.get((*key[:3], key[3] - 1), NOTHING))
         verdict = _judged(held, known, rules, exposure, part)
         in_doubt = rules.names.of(held.trade.symbol) in known.blocked
@@ -486,6 +480,23 @@ def _opens(known: Known, rules: Rules, trimmed: set[str]) -> list[Step]:
             )
         wanted.append(Refuse(held, verdict))
     return wanted
+
+
+def _undecided(known: Known) -> Iterator[tuple[CopyKey, Held]]:
+    """The trades that were neither copied nor refused for good."""
+    for key, held in known.books.items():
+        if key in known.copies:
+            continue
+        forerunner = known.copies.get(order_key(held)) if key[1] is Kind.POSITION else None
+        if forerunner is not None and forerunner.state in LIVE:
+            continue  # the copy of the pending order it came from is settled first; then this is decided
+        yield key, held
+
+
+def refused_after_defect(known: Known) -> list[Step]:
+    """In place of all opens after a defect of this program. Nothing is worked out: perhaps that is what failed."""
+    words = f"nothing is opened until the copier is started again: {known.defect}"
+    return [Refuse(held, Refusal(Reason.PROGRAM_DEFECT, words, {})) for _, held in _undecided(known)]
 
 
 def _judged(held: Held, known: Known, rules: Rules, exposure: Exposure, part: Part | None) -> Allowed | Refusal:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from account import MarginMode, Order, Position, Reading
 from config import ClientConfig
 from console import Spoken
-from copies import LIVE, Copy, Ended, Observation, Reduced, Seen, State, tag_of
+from copies import LIVE, OF_A_PROGRAM, Copy, Ended, Observation, Reduced, Seen, State, tag_of
 from ledger import CopierLedger, LedgerError
 from legs import Leg
 from mirror import CopyKey, Held, Mirror
@@ -38,7 +38,6 @@ LONGEST_REST: Final = 5  # index into REST_S, for opens, closes and stops that a
 INVALID_STOPS: Final = 10016
 MARKET_CLOSED: Final = 10018
 MARKET_CLOSED_REST_S: Final = 15.0
-OF_A_PROGRAM: Final = 3  # DEAL_REASON_EXPERT
 WHY_CLOSED: Final = {str(Reason.MASTER_CLOSED): "because the master closed", str(Reason.FLATTENED): "by flatten"}
 # A close is meant to be filled at whatever price there is; only Request and Instant execution look at this at all.
 CLOSE_DEVIATION_POINTS: Final = 1000

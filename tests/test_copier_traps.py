@@ -351,7 +351,9 @@ def test_a_defect_about_one_symbol_holds_up_no_close_of_another(follower: Follow
     follower.terminal.symbol = without_a_grid  # type: ignore[method-assign]
     follower.defects_are_meant = True
     follower.master_closes(euro)
+    follower.master_opens(position(3, "SELL"))
     follower.look(1)
+    assert [r["ticket"] for r in follower.reports() if r.get("reason") == "program_defect"] == [3]
     assert [p.symbol for p in follower.positions] == ["GBPUSD"]
     assert "DivisionByZero" in follower.copier.defect
     follower.master_closes(pound)

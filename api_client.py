@@ -150,12 +150,12 @@ class Api:
         if response.status_code >= 500 or response.status_code == 429:
             wait = response.headers.get("Retry-After", "")
             wait_s = float(wait) if re.fullmatch("[0-9]{1,6}", wait) else 0.0
-            message += f" {in_words(wait_s)}" if wait_s else ""
+            message += f" {_in_words(wait_s)}" if wait_s else ""
             raise ApiDown(f"{method} {url}: {response.status_code} {code} {message}".rstrip(), wait_s)
         raise ApiRefused(response.status_code, code, message or f"{method} {url} was refused")
 
 
-def in_words(seconds: float) -> str:
+def _in_words(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 

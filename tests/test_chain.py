@@ -131,6 +131,20 @@ def test_a_mistyped_login_of_the_first_start_is_mended_in_the_file(chain: Chain)
     chain.agrees("one trade")
 
 
+@pytest.mark.parametrize("part", ["copier", "sender"])
+def test_a_program_with_a_user_of_another_role_does_nothing(chain: Chain, part: str) -> None:
+    config, other = ("config_client.json", "master") if part == "copier" else ("config_sender.json", "client")
+    chain.kill(part)
+    settings = json.loads((chain.folder / config).read_text())
+    settings["api"] |= {"username": f"{other}_user", "password": PASSWORDS[f"{other}_user"]}
+    (chain.folder / config).write_text(json.dumps(settings))
+    out = chain.folder / f"{part}.out"
+    out.write_text("")
+    chain.start(part)
+    chain.wait(lambda: "this program needs one with the role" in out.read_text(), "the refusal")
+    assert "logged in" not in out.read_text()
+
+
 def test_a_position_closed_by_hand_stays_closed_over_restarts(chain: Chain) -> None:
     running_copier(chain)
     chain.master_opens(0.2)
